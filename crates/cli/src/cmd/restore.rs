@@ -1,0 +1,40 @@
+//! `pgkeep restore`.
+
+use pgkeep_engine::Result;
+use pgkeep_engine::restore::{RestoreRequest, restore as run};
+
+use super::Context;
+use crate::args::restore::RestoreArgs;
+use crate::render::progress::Progress;
+use crate::render::text;
+use crate::{caller, exit, signal};
+
+/// Restores a cluster.
+pub(super) fn restore(context: &Context, args: RestoreArgs) -> Result<u8> {
+    let restore_command = context.server_command()?.restore(&caller::program(), args.standby);
+    let request = RestoreRequest {
+        location: context.location()?,
+        target: args.recovery_target()?,
+        timeline: args.timeline(),
+        action: args.action(),
+        backup: args.backup,
+        exclusive: args.target_exclusive,
+        tablespace_map: args.tablespace_map,
+        standby: args.standby,
+        settings: args.set,
+        destination: context.caller.working_directory.join(args.destination),
+        external_config: args
+            .external_config
+            .map(|directory| context.caller.working_directory.join(directory)),
+        restore_command,
+        caller_time_zone: caller::time_zone(),
+        jobs: context.settings().restore.jobs,
+        dry_run: args.dry_run,
+    };
+    let cancel = signal::cancel_on_signals()?;
+    let progress = Progress::new(context.telling(request.dry_run), cancel.clone());
+    let report = run(&request, &progress, &cancel)?;
+    drop(progress);
+    context.answer(&report, text::restore)?;
+    Ok(exit::OK)
+}

@@ -1,0 +1,131 @@
+//! The reports of a whole life on a real server, as text and as JSON. `docs/reference/json.md` must name every key.
+
+use std::collections::BTreeSet;
+
+use insta::assert_snapshot;
+use pgkeep_testkit::{Cluster, wait_for};
+use serde_json::Value;
+
+use crate::support::{Place, redactions};
+
+const REFERENCE: &str = include_str!("../../../../docs/reference/json.md");
+
+/// Numbers that differ from run to run, and sentences for people.
+const MEASURED: [&str; 9] = [
+    "size_bytes",
+    "stored_bytes",
+    "read_bytes",
+    "files",
+    "system_identifier",
+    "server_version",
+    "next_steps",
+    "text",
+    "hint",
+];
+
+fn without_measures(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                if MEASURED.contains(&key.as_str()) {
+                    *value = Value::from(format!("[{key}]"));
+                } else {
+                    without_measures(value);
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(without_measures),
+        _ => {}
+    }
+}
+
+fn keys(value: &Value, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                // The user's own words are not ours to document.
+                into.insert(key.clone());
+                if key != "annotations" && key != "settings" {
+                    keys(value, into);
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| keys(value, into)),
+        _ => {}
+    }
+}
+
+/// Runs a verb with `--json`: one object, every key documented; its shape is the snapshot.
+#[track_caller]
+fn json(place: &Place, name: &str, arguments: &[&str]) -> Value {
+    let printed = place.succeed(&[arguments, &["--json"]].concat());
+    let value: Value = serde_json::from_str(&printed).expect("exactly one object");
+    let mut found = BTreeSet::new();
+    keys(&value, &mut found);
+    for key in found {
+        assert!(REFERENCE.contains(&format!("`{key}`")), "docs/reference/json.md lacks `{key}` of {name}");
+    }
+    let mut shape = value.clone();
+    without_measures(&mut shape);
+    let shape = serde_json::to_string_pretty(&shape).unwrap();
+    assert_snapshot!(format!("json_{name}"), place.without_paths(&shape));
+    value
+}
+
+#[test]
+fn every_report_has_its_shape() {
+    let cluster = Cluster::builder(18).start();
+    let place = Place::new();
+    let conninfo = cluster.conninfo();
+    redactions().bind(|| {
+        json(&place, "init", &["init", "--repo", "repo", "-d", &conninfo]);
+        assert_snapshot!("text_init", place.show(&["init", "--repo", "repo", "-d", &conninfo]));
+        assert_snapshot!(
+            "text_init_apply",
+            place.show(&["init", "--apply", "--repo", "repo", "-d", &conninfo])
+        );
+        cluster.restart();
+        json(&place, "check", &["check", "--repo", "repo", "-d", &conninfo]);
+
+        json(&place, "backup_dry_run", &["backup", "--repo", "repo", "-d", &conninfo, "--dry-run"]);
+        let backup = ["backup", "--repo", "repo", "-d", &conninfo, "--jobs", "2", "--annotate", "ticket=17"];
+        let report = json(&place, "backup", &backup);
+        cluster.sql("CREATE TABLE t (a int)");
+        cluster.sql("INSERT INTO t VALUES (1)");
+        let segment = cluster.switch_wal();
+        wait_for(std::time::Duration::from_secs(30), || {
+            (cluster.sql("SELECT last_archived_wal FROM pg_stat_archiver") >= segment).then_some(())
+        })
+        .expect("the segment is archived");
+
+        let list = json(&place, "list", &["list", "--repo", "repo"]);
+        assert_eq!(list["backups"][0]["id"], report["id"]);
+        assert_snapshot!("text_list", place.show(&["list", "--repo", "repo"]));
+        json(&place, "show", &["show", "latest", "--repo", "repo"]);
+        assert_snapshot!("text_show", place.show(&["show", "latest", "--repo", "repo"]));
+
+        json(&place, "restore_dry_run", &["restore", "--repo", "repo", "--dry-run", "new"]);
+        assert_snapshot!(
+            "text_restore_dry_run",
+            place.show(&["restore", "--repo", "repo", "--dry-run", "new"])
+        );
+        json(&place, "restore", &["restore", "--repo", "repo", "--target", "immediate", "new"]);
+
+        json(&place, "wal_get", &["wal", "get", "--repo", "repo", &segment, "fetched"]);
+        std::fs::rename(place.path("fetched"), place.path(&segment)).unwrap();
+        json(&place, "wal_push", &["wal", "push", "--repo", "repo", &segment]);
+        json(&place, "version", &["version"]);
+    });
+
+    let absent =
+        place.command(&["wal", "get", "--repo", "repo", "0000000100000000000000FF", "x"]).output().unwrap();
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(absent.stdout.is_empty() && absent.stderr.is_empty());
+}
+
+#[test]
+fn the_error_object_is_documented() {
+    for key in ["error", "kind", "message", "causes", "hints", "exit_code"] {
+        assert!(REFERENCE.contains(&format!("`{key}`")), "{key}");
+    }
+}

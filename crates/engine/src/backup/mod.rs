@@ -1,0 +1,116 @@
+//! `backup`: a whole cluster into the repository.
+//!
+//! request → `plan` → `run` → report. The order of things is what makes a backup safe: WAL is kept from before the start;
+//! the control file is read after all data; the backup ends on the server before its WAL is awaited; and the manifest is
+//! written last, only when every byte of that WAL is proved to be in the repository. Killed at any point, the server ends the
+//! backup when the session goes, and the repository holds rubbish that nothing lists.
+
+mod collector;
+mod confirm;
+mod copy;
+mod external_config;
+mod plan;
+mod request;
+mod run;
+mod server;
+mod source_local;
+mod source_stream;
+mod wal_receive;
+mod wal_wait;
+mod work;
+mod worker;
+
+pub use request::{
+    BackupReport, BackupRequest, BadPages, Checkpoint, SourceChoice, SourceKind, WalChoice, WalMode,
+};
+
+use jiff::Timestamp;
+use pgkeep_repo::{ClusterRecord, Stanza};
+
+use self::plan::BackupPlan;
+use self::server::ServerFacts;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Cancel, Event, Observer};
+use crate::wal::push::newest_record;
+
+/// Takes a backup.
+pub fn backup(request: &BackupRequest, observer: &dyn Observer, cancel: &Cancel) -> Result<BackupReport> {
+    let stanza = request.location.open_stanza()?;
+    let mut session = request.connection.connect()?;
+    let facts = ServerFacts::read(&mut session)?;
+    let record = record_of(&stanza, &facts)?;
+    let archive = stanza.wal(&record);
+    let local = match &facts.data_directory {
+        Some(directory) => source_local::prove_directory(directory, &facts).map(|_| directory.clone()),
+        None => Err(source_local::NotThisCluster(
+            "the role may not see `data_directory` (grant it pg_read_all_settings)".to_owned(),
+        )),
+    };
+    let fed = wal_wait::last_archived_is_here(&mut session, &archive)?;
+    let plan = plan::plan(request, &facts, &local, fed)?;
+    observer.event(Event::Note {
+        text: format!("copying {} ({})", source_text(plan.source), plan.source_reason),
+    });
+    observer.event(Event::Note { text: format!("WAL: {} ({})", wal_text(plan.wal), plan.wal_reason) });
+    if request.dry_run {
+        return Ok(dry_report(&plan, &facts));
+    }
+    run::run(
+        run::Run { request, stanza: &stanza, record: &record, archive, facts, plan, observer, cancel },
+        session,
+    )
+}
+
+/// The record of this cluster in the stanza; anything else is another cluster.
+fn record_of(stanza: &Stanza, facts: &ServerFacts) -> Result<ClusterRecord> {
+    let newest = *newest_record(stanza)?;
+    if newest.system_identifier == facts.system_identifier && newest.major == facts.major() {
+        return Ok(newest);
+    }
+    Err(Error::new(ErrorKind::Mismatch, format!("the stanza `{}` belongs to another cluster", stanza.name()))
+        .cause(format!(
+            "the stanza is of cluster {} (PostgreSQL {}), the server is cluster {} (PostgreSQL {})",
+            newest.system_identifier,
+            newest.major,
+            facts.system_identifier,
+            facts.major()
+        ))
+        .hint("check the connection: is this the server that you mean?")
+        .hint("a new cluster takes a new stanza: `pgkeep init --stanza NAME`"))
+}
+
+fn source_text(source: SourceKind) -> &'static str {
+    match source {
+        SourceKind::Local => "from the data directory",
+        SourceKind::Stream => "over the replication protocol",
+    }
+}
+
+fn wal_text(wal: WalMode) -> &'static str {
+    match wal {
+        WalMode::Archive => "from the archive",
+        WalMode::Include => "streamed while the backup runs",
+    }
+}
+
+fn dry_report(plan: &BackupPlan, facts: &ServerFacts) -> BackupReport {
+    BackupReport {
+        id: None,
+        kind: "full".to_owned(),
+        source: plan.source,
+        source_reason: plan.source_reason.clone(),
+        wal: plan.wal,
+        wal_reason: plan.wal_reason.clone(),
+        started: Timestamp::now().to_string(),
+        finished: None,
+        start_lsn: None,
+        stop_lsn: None,
+        timeline: None,
+        files: 0,
+        size_bytes: 0,
+        stored_bytes: 0,
+        vanished_files: 0,
+        checksums_verified: facts.checksums,
+        bad_pages: Vec::new(),
+    }
+}

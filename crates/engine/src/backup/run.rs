@@ -1,0 +1,564 @@
+//! The run of a backup, from the first checkpoint to the manifest.
+//!
+//! Order: configuration files, slot for the WAL, start, copy, control file, stop, WAL, manifest. An error at any
+//! point removes what was written as far as possible; whatever remains is named by no manifest.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pgkeep_format::backup_label::BackupLabel;
+use pgkeep_format::control_file::CONTROL_FILE_PATH;
+use pgkeep_format::{Lsn, TimelineId, WalSegmentName};
+use pgkeep_repo::{
+    BackupWriter, BadPagesOfFile, BlockEncoder, ClusterRecord, ExternalFile, LeaseInfo, ManifestHeader,
+    Stanza, WalArchive, WalNeeded,
+};
+use pgkeep_wire::{BaseBackupEvent, BaseBackupOptions, CancelHandle, Connection};
+
+use super::collector::{Collected, Collector};
+use super::copy::{Sink, copy};
+use super::plan::BackupPlan;
+use super::server::{self, ServerFacts, StoppedBackup};
+use super::source_local;
+use super::source_stream::{StreamCutter, StreamItem};
+use super::wal_receive::{PreparedReceiver, Received, RunningReceiver};
+use super::work::{Bundler, SourceFile, Stretch, Work};
+use super::worker::{PageRule, Worker};
+use super::{
+    BackupReport, BackupRequest, Checkpoint, SourceKind, WalMode, confirm, external_config, wal_wait,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Cancel, Event, Observer, Step};
+use crate::wal::{put_history, wal_tail_object};
+
+/// All that a run works with.
+pub struct Run<'a> {
+    /// What was asked.
+    pub request: &'a BackupRequest,
+    /// Where to.
+    pub stanza: &'a Stanza,
+    /// Which cluster.
+    pub record: &'a ClusterRecord,
+    /// Its WAL.
+    pub archive: WalArchive,
+    /// What the server said.
+    pub facts: ServerFacts,
+    /// What was decided.
+    pub plan: BackupPlan,
+    /// Is told.
+    pub observer: &'a dyn Observer,
+    /// May stop it.
+    pub cancel: &'a Cancel,
+}
+
+/// What the copy left behind, before the WAL is proved.
+struct Copied {
+    collected: Collected,
+    start: Lsn,
+    stopped: StoppedBackup,
+    vanished: u64,
+    directory_mode: u32,
+}
+
+/// The clock of the server around the copy.
+struct Times {
+    start: Timestamp,
+    stop: Timestamp,
+}
+
+/// Takes the backup. `session` is the one in which a local backup is framed: losing it ends the backup on the server.
+pub fn run(run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
+    let lease = LeaseInfo {
+        verb: "backup".to_owned(),
+        host: host_name(),
+        pid: std::process::id(),
+        program: written_by(),
+    };
+    let mut writer = run.stanza.begin_backup(Timestamp::now(), lease)?;
+    match run.fill(&mut session, &mut writer) {
+        Ok((header, vanished)) => {
+            run.step(Step::Commit, None);
+            let header = writer.commit(header)?;
+            run.observer.event(Event::StepFinished { step: Step::Commit });
+            Ok(run.report(&header, vanished))
+        }
+        Err(error) => {
+            writer.abandon();
+            Err(error)
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Everything but the commit.
+    fn fill(&self, session: &mut Connection, writer: &mut BackupWriter) -> Result<(ManifestHeader, u64)> {
+        let external = external_config::collect(
+            session,
+            &self.facts,
+            self.plan.source == SourceKind::Local,
+            self.observer,
+        )?;
+        let prepared = match self.plan.wal {
+            WalMode::Include => {
+                Some(PreparedReceiver::prepare(&self.request.connection, &writer.id().to_string())?)
+            }
+            WalMode::Archive => None,
+        };
+        let start_time = server::clock(session)?;
+        let mut receiver = None;
+        let copied = match &self.plan.data_directory {
+            Some(directory) => self.copy_local(session, writer, directory, prepared, &mut receiver),
+            None => self.copy_stream(writer, prepared, &mut receiver),
+        };
+        let mut copied = match copied {
+            Ok(copied) => copied,
+            Err(error) => {
+                // A broken stream makes the copy fail late and for another reason: the stream's own says more.
+                return Err(receiver.and_then(RunningReceiver::abandon).unwrap_or(error));
+            }
+        };
+        let times = Times { start: start_time, stop: server::clock(session)? };
+        copied.collected.judge_excused(copied.stopped.stop);
+        if self.plan.source == SourceKind::Stream && !copied.collected.bad_pages.is_empty() {
+            confirm::confirm(
+                &mut copied.collected.bad_pages,
+                session,
+                &self.facts,
+                copied.start,
+                self.observer,
+            );
+        }
+        let label = BackupLabel::parse(&copied.stopped.label).map_err(|error| {
+            Error::new(ErrorKind::Unsupported, "the server's backup label cannot be read")
+                .caused_by(&error)
+                .hint("this is a server that pgkeep does not know: report it")
+        })?;
+        let wal = self.secure_wal(session, writer, &label, &copied, receiver)?;
+        for bad in &copied.collected.bad_pages {
+            self.observer.event(Event::Warning {
+                text: format!(
+                    "`{}` has {} pages with wrong checksums: {}",
+                    bad.path,
+                    bad.total,
+                    first_numbers(&bad.blocks)
+                ),
+                hint: Some("the cluster itself is damaged there; the pages are kept as they are".to_owned()),
+            });
+        }
+        let vanished = copied.vanished;
+        Ok((self.header(copied, &label, times, wal, external), vanished))
+    }
+
+    fn copy_local(
+        &self,
+        session: &mut Connection,
+        writer: &mut BackupWriter,
+        directory: &Path,
+        prepared: Option<PreparedReceiver>,
+        receiver: &mut Option<RunningReceiver>,
+    ) -> Result<Copied> {
+        self.step(Step::Checkpoint, None);
+        let start = interruptible(session.cancel_handle(), self.cancel, || {
+            server::start(session, &self.label_text(writer), self.request.checkpoint)
+        })?;
+        self.observer.event(Event::StepFinished { step: Step::Checkpoint });
+        if let Some(mut prepared) = prepared {
+            let timeline = server::timeline(session)?;
+            self.keep_history(&mut prepared, timeline)?;
+            *receiver = Some(self.start_receiver(prepared, start, timeline)?);
+        }
+        let walk = source_local::walk(directory, &self.facts)?;
+        for special in &walk.special {
+            self.observer.event(Event::Warning {
+                text: format!("`{special}` is neither a file nor a directory and is left out"),
+                hint: None,
+            });
+        }
+        self.step(Step::Copy, Some(walk.size_bytes));
+        let vanished = AtomicU64::new(walk.vanished);
+        let mut collector = self.collector(writer);
+        let receiving = receiver.as_ref();
+        copy(self.workers(start), &mut collector, self.observer, self.cancel, |sink| {
+            self.hand_out(&walk.entries, sink, receiving, &vanished)
+        })?;
+        // Last of all: a standby's control file says up to where replay must go.
+        let (bytes, mode, modified) = source_local::read_control_file(directory)?;
+        collector.accept(self.worker(start).process(whole_file(
+            CONTROL_FILE_PATH,
+            bytes,
+            mode,
+            modified,
+        ))?)?;
+        let collected = collector.finish()?;
+        self.observer.event(Event::StepFinished { step: Step::Copy });
+        let stopped = server::stop(session)?;
+        let directory_mode = source_local::directory_mode(directory)?;
+        Ok(Copied { collected, start, stopped, vanished: vanished.into_inner(), directory_mode })
+    }
+
+    fn hand_out(
+        &self,
+        entries: &[source_local::Entry],
+        sink: &Sink<'_>,
+        receiver: Option<&RunningReceiver>,
+        vanished: &AtomicU64,
+    ) -> Result<()> {
+        let version_directory = self.facts.tablespace_directory();
+        let mut bundler = Bundler::new(self.facts.block_size);
+        for (number, entry) in entries.iter().enumerate() {
+            if receiver.is_some_and(RunningReceiver::has_failed) {
+                return Err(Error::new(ErrorKind::Connect, "the WAL stream ended before the backup did")
+                    .hint("look at the server's log, then take the backup again"));
+            }
+            if entry.is_directory {
+                sink.directory(entry.path.clone(), entry.mode)?;
+                continue;
+            }
+            let Some(file) = source_local::open(entry, number as u64, &version_directory)? else {
+                vanished.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                continue;
+            };
+            for stretch in source_local::stretches(&file) {
+                if let Some(work) = bundler.add(stretch) {
+                    sink.work(work)?;
+                }
+            }
+        }
+        match bundler.flush() {
+            Some(work) => sink.work(work),
+            None => Ok(()),
+        }
+    }
+
+    fn copy_stream(
+        &self,
+        writer: &mut BackupWriter,
+        prepared: Option<PreparedReceiver>,
+        receiver: &mut Option<RunningReceiver>,
+    ) -> Result<Copied> {
+        let mut connection = self.request.connection.connect_replication()?;
+        let directory_mode = connection
+            .show("data_directory_mode")
+            .ok()
+            .and_then(|text| u32::from_str_radix(&text, 8).ok())
+            .unwrap_or(0o700);
+        let options = BaseBackupOptions {
+            label: self.label_text(writer),
+            fast: self.request.checkpoint == Checkpoint::Fast,
+            progress: true,
+            tablespace_map: true,
+            max_rate_kib: None,
+            // We check pages ourselves: the server would end the backup at the first bad ones.
+            verify_checksums: false,
+            wal: false,
+            manifest: false,
+        };
+        self.step(Step::Checkpoint, None);
+        let handle = connection.cancel_handle();
+        let mut stream = interruptible(handle, self.cancel, || Ok(connection.base_backup(&options)?))?;
+        self.observer.event(Event::StepFinished { step: Step::Checkpoint });
+        let (start, timeline) = (stream.start, stream.timeline);
+        if let Some(mut prepared) = prepared {
+            self.keep_history(&mut prepared, timeline)?;
+            *receiver = Some(self.start_receiver(prepared, start, timeline)?);
+        }
+        let total: Option<u64> =
+            stream.tablespaces.iter().map(|space| space.size_kib.map(|kib| kib * 1024)).sum();
+        self.step(Step::Copy, total);
+        let mut collector = self.collector(writer);
+        let mut texts = (None, None);
+        let cutter = StreamCutter::new(self.facts.tablespace_directory(), self.facts.block_size);
+        let receiving = receiver.as_ref();
+        copy(self.workers(start), &mut collector, self.observer, self.cancel, |sink| {
+            texts = cut_stream(&mut stream, cutter, sink, receiving)?;
+            Ok(())
+        })?;
+        let collected = collector.finish()?;
+        self.observer.event(Event::StepFinished { step: Step::Copy });
+        let (stop, _) = stream.finish()?;
+        let label = texts.0.ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "the server sent a base backup without a backup_label")
+                .hint("take the backup again; if it stays, report this")
+        })?;
+        let stopped = StoppedBackup { stop, label, tablespace_map: texts.1.unwrap_or_default() };
+        Ok(Copied { collected, start, stopped, vanished: 0, directory_mode })
+    }
+
+    /// Makes sure that every byte of WAL from the start to the stop is in the repository.
+    fn secure_wal(
+        &self,
+        session: &mut Connection,
+        writer: &mut BackupWriter,
+        label: &BackupLabel,
+        copied: &Copied,
+        receiver: Option<RunningReceiver>,
+    ) -> Result<WalNeeded> {
+        let size = self.facts.wal_segment_size;
+        let timeline = label.start_timeline;
+        let first = size.segment_at(copied.start);
+        let last = size.segment_before(copied.stopped.stop);
+        let name = |number| WalSegmentName { timeline, number }.file_name(size);
+        self.step(Step::AwaitWal, None);
+        match receiver {
+            Some(receiver) => {
+                let Received { tail, last: received, .. } = receiver.finish(copied.stopped.stop)?;
+                if let Some(tail) = tail {
+                    writer.put_wal_tail(&wal_tail_object(
+                        self.record,
+                        received,
+                        &tail,
+                        self.request.compression,
+                    )?)?;
+                }
+            }
+            None => {
+                let timeout = Duration::from_secs(self.request.archive_timeout_seconds);
+                wal_wait::wait(&self.archive, session, timeline, (first, last), size, timeout, self.cancel)?;
+            }
+        }
+        self.observer.event(Event::StepFinished { step: Step::AwaitWal });
+        let mode = match self.plan.wal {
+            WalMode::Archive => pgkeep_repo::WalMode::Archive,
+            WalMode::Include => pgkeep_repo::WalMode::Include,
+        };
+        Ok(WalNeeded { mode, first: name(first), last: name(last) })
+    }
+
+    fn keep_history(&self, prepared: &mut PreparedReceiver, timeline: TimelineId) -> Result<()> {
+        match prepared.timeline_history(timeline)? {
+            Some((_, bytes)) => put_history(&self.archive, self.record, timeline, &bytes),
+            None => Ok(()),
+        }
+    }
+
+    fn start_receiver(
+        &self,
+        prepared: PreparedReceiver,
+        start: Lsn,
+        timeline: TimelineId,
+    ) -> Result<RunningReceiver> {
+        prepared.start(
+            self.archive.clone(),
+            *self.record,
+            self.request.compression,
+            start,
+            timeline,
+            self.facts.standby,
+        )
+    }
+
+    fn collector<'w>(&self, writer: &'w mut BackupWriter) -> Collector<'w> {
+        let zero = self.stanza.repository().digest_key().zero_block(self.facts.block_size);
+        Collector::new(writer, self.facts.block_size, zero)
+    }
+
+    fn workers(&self, start: Lsn) -> Vec<Worker> {
+        (0..self.request.jobs.max(1)).map(|_| self.worker(start)).collect()
+    }
+
+    fn worker(&self, start: Lsn) -> Worker {
+        let key = self.stanza.repository().digest_key().clone();
+        let rule = PageRule {
+            block_size: self.facts.block_size as usize,
+            checksums: self.facts.checksums,
+            start,
+            relation_segment_blocks: self.facts.relation_segment_blocks,
+        };
+        Worker::new(BlockEncoder::new(self.request.compression, key, self.facts.block_size), rule)
+    }
+
+    fn label_text(&self, writer: &BackupWriter) -> String {
+        format!("pgkeep {}", writer.id())
+    }
+
+    fn step(&self, step: Step, total_bytes: Option<u64>) {
+        self.observer.event(Event::StepStarted { step, total_bytes });
+    }
+
+    fn header(
+        &self,
+        copied: Copied,
+        label: &BackupLabel,
+        times: Times,
+        wal: WalNeeded,
+        external_files: Vec<ExternalFile>,
+    ) -> ManifestHeader {
+        let facts = &self.facts;
+        ManifestHeader {
+            record: self.record.sequence,
+            source: match self.plan.source {
+                SourceKind::Local => "local",
+                SourceKind::Stream => "stream",
+            }
+            .to_owned(),
+            written_by: written_by(),
+            host: host_name(),
+            system_identifier: facts.system_identifier,
+            server_version_num: facts.version,
+            major: facts.major(),
+            catalog_version: facts.catalog_version,
+            control_version: facts.control_version,
+            block_size: facts.block_size,
+            relation_segment_blocks: facts.relation_segment_blocks,
+            wal_segment_size: u32::from(facts.wal_segment_size),
+            checksums: facts.checksums,
+            from_standby: facts.standby,
+            start_lsn: copied.start,
+            stop_lsn: copied.stopped.stop,
+            timeline: label.start_timeline,
+            start_time: times.start,
+            stop_time: times.stop,
+            backup_label: copied.stopped.label,
+            tablespace_map: Some(copied.stopped.tablespace_map).filter(|map| !map.is_empty()),
+            tablespaces: facts
+                .tablespaces
+                .iter()
+                .map(|space| pgkeep_repo::Tablespace { oid: space.oid, path: space.location.clone() })
+                .collect(),
+            external_files,
+            compression: self.request.compression.to_string(),
+            annotations: self.request.annotations.clone(),
+            wal,
+            bad_pages: pgkeep_repo::BadPages {
+                total: copied.collected.bad_pages.iter().map(|bad| bad.total).sum(),
+                files: copied
+                    .collected
+                    .bad_pages
+                    .into_iter()
+                    .map(|bad| BadPagesOfFile { path: bad.path, blocks: bad.blocks })
+                    .collect(),
+            },
+            directory_mode: copied.directory_mode,
+            server_timezone: Some(facts.time_zone.clone()),
+            ..ManifestHeader::default()
+        }
+    }
+
+    fn report(&self, header: &ManifestHeader, vanished_files: u64) -> BackupReport {
+        BackupReport {
+            id: Some(header.id.to_string()),
+            kind: "full".to_owned(),
+            source: self.plan.source,
+            source_reason: self.plan.source_reason.clone(),
+            wal: self.plan.wal,
+            wal_reason: self.plan.wal_reason.clone(),
+            started: header.start_time.to_string(),
+            finished: Some(header.stop_time.to_string()),
+            start_lsn: Some(header.start_lsn),
+            stop_lsn: Some(header.stop_lsn),
+            timeline: Some(header.timeline),
+            files: header.totals.files,
+            size_bytes: header.totals.size_bytes,
+            stored_bytes: header.totals.stored_bytes,
+            vanished_files,
+            checksums_verified: header.checksums,
+            bad_pages: crate::list::bad_pages_of(header),
+        }
+    }
+}
+
+/// Feeds the whole stream to the workers; answers the label and the tablespace map.
+fn cut_stream(
+    stream: &mut pgkeep_wire::BaseBackup<'_>,
+    mut cutter: StreamCutter,
+    sink: &Sink<'_>,
+    receiver: Option<&RunningReceiver>,
+) -> Result<(Option<String>, Option<String>)> {
+    let (mut label, mut map) = (None, None);
+    let mut take = |item| match item {
+        StreamItem::Work(work) => sink.work(work),
+        StreamItem::Directory { path, mode } => sink.directory(path, mode),
+        StreamItem::Label(text) => {
+            label = Some(text);
+            Ok(())
+        }
+        StreamItem::TablespaceMap(text) => {
+            map = Some(text);
+            Ok(())
+        }
+    };
+    let mut in_archive = false;
+    while let Some(event) = stream.next()? {
+        match event {
+            BaseBackupEvent::NewArchive { tablespace, .. } => {
+                if in_archive {
+                    cutter.end_archive()?;
+                }
+                in_archive = true;
+                cutter.begin_archive(tablespace);
+            }
+            BaseBackupEvent::Data(bytes) => cutter.feed(bytes, &mut take)?,
+            BaseBackupEvent::Progress(_) | BaseBackupEvent::NewManifest | BaseBackupEvent::Manifest(_) => {}
+        }
+        sink.check()?;
+        if receiver.is_some_and(RunningReceiver::has_failed) {
+            return Err(Error::new(ErrorKind::Connect, "the WAL stream ended before the backup did")
+                .hint("look at the server's log, then take the backup again"));
+        }
+    }
+    if in_archive {
+        cutter.end_archive()?;
+    }
+    cutter.flush(&mut take)?;
+    Ok((label, map))
+}
+
+/// A file that is at hand, as work.
+fn whole_file(path: &str, bytes: Vec<u8>, mode: u32, modified: i64) -> Work {
+    let size = bytes.len() as u64;
+    let file = Arc::new(SourceFile {
+        number: u64::MAX,
+        path: path.to_owned(),
+        mode,
+        modified,
+        size,
+        relation: None,
+        file: None,
+        stretches: 1,
+        read_end: AtomicU64::new(0),
+    });
+    let length = bytes.len();
+    Work { padded_bytes: length, stretches: vec![Stretch { file, offset: 0, length, bytes: Some(bytes) }] }
+}
+
+/// Runs a call that may wait for minutes on the server, and ends it there when the user asks to stop.
+fn interruptible<T>(handle: CancelHandle, cancel: &Cancel, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (done, wait) = crossbeam_channel::bounded::<()>(0);
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while wait.recv_timeout(Duration::from_millis(100))
+                == Err(crossbeam_channel::RecvTimeoutError::Timeout)
+            {
+                if cancel.is_cancelled() {
+                    // If the server does not hear it, the end of the session does the same a little later.
+                    drop(handle.cancel());
+                    return;
+                }
+            }
+        });
+        let outcome = call();
+        drop(done);
+        outcome
+    });
+    cancel.check()?;
+    outcome
+}
+
+fn first_numbers(blocks: &[u32]) -> String {
+    let mut text: Vec<String> = blocks.iter().take(10).map(|block| format!("block {block}")).collect();
+    if blocks.len() > 10 {
+        text.push("…".to_owned());
+    }
+    text.join(", ")
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn written_by() -> String {
+    format!("pgkeep {}", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,328 @@
+//! BASE_BACKUP as a source: one stream of tar archives, cut into the same work as a data directory.
+//!
+//! The server sends the tablespaces one after the other and the data directory among them; each is a tar stream, parsed as it
+//! comes. `backup_label` and `tablespace_map` become part of the manifest, as with a local source; everything else is a
+//! file. Names from the server are hostile input: `TarReader` refuses what would leave the data directory.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use pgkeep_format::relation::RelationFile;
+use pgkeep_format::tar::{TarEntry, TarEntryKind, TarEvent, TarReader};
+
+use super::work::{Bundler, STRETCH_BYTES, SourceFile, Stretch, Work};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The longest text that `backup_label` or `tablespace_map` may be.
+const LONGEST_TEXT: u64 = 16 << 20;
+
+/// Something that the parsed stream gave.
+#[derive(Debug)]
+pub enum StreamItem {
+    /// Blocks to be handled.
+    Work(Work),
+    /// A directory.
+    Directory {
+        /// Relative to the data directory.
+        path: String,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// The `backup_label` file.
+    Label(String),
+    /// The `tablespace_map` file.
+    TablespaceMap(String),
+}
+
+#[derive(Debug)]
+enum Current {
+    None,
+    File { file: Arc<SourceFile>, offset: u64, buffer: Vec<u8> },
+    Text { name: String, bytes: Vec<u8> },
+    Ignored,
+}
+
+/// Cuts the stream into work.
+#[derive(Debug)]
+pub struct StreamCutter {
+    version_directory: String,
+    prefix: String,
+    reader: TarReader,
+    current: Current,
+    bundler: Bundler,
+    next_number: u64,
+    block_size: u32,
+}
+
+impl StreamCutter {
+    /// Begins outside of any archive.
+    pub fn new(version_directory: String, block_size: u32) -> StreamCutter {
+        StreamCutter {
+            version_directory,
+            prefix: String::new(),
+            reader: TarReader::new(),
+            current: Current::None,
+            bundler: Bundler::new(block_size),
+            next_number: 0,
+            block_size,
+        }
+    }
+
+    /// A new archive begins: the data directory's, or a tablespace's.
+    pub fn begin_archive(&mut self, tablespace: Option<u32>) {
+        self.prefix = tablespace.map_or_else(String::new, |oid| format!("pg_tblspc/{oid}/"));
+        self.reader = TarReader::new();
+        self.current = Current::None;
+    }
+
+    /// The archive ended; it must not end inside an entry.
+    pub fn end_archive(&mut self) -> Result<()> {
+        std::mem::take(&mut self.reader).finish().map_err(|error| broken(&error))
+    }
+
+    /// The next bytes of the archive.
+    pub fn feed(&mut self, mut bytes: &[u8], sink: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
+        loop {
+            let event = match self.reader.next(&mut bytes) {
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(broken(&error)),
+            };
+            match event {
+                TarEvent::Entry(entry) => self.begin_entry(&entry, sink)?,
+                TarEvent::Data(data) => self.current.take(data, self.block_size, &mut self.bundler, sink)?,
+                TarEvent::EndOfEntry => self.end_entry(sink)?,
+            }
+        }
+    }
+
+    /// Gives out what waits for company.
+    pub fn flush(&mut self, sink: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
+        match self.bundler.flush() {
+            Some(work) => sink(StreamItem::Work(work)),
+            None => Ok(()),
+        }
+    }
+
+    fn begin_entry(
+        &mut self,
+        entry: &TarEntry,
+        sink: &mut dyn FnMut(StreamItem) -> Result<()>,
+    ) -> Result<()> {
+        let name = std::str::from_utf8(&entry.path).map_err(|_| {
+            Error::new(ErrorKind::Unsupported, "a file name in the data directory is not UTF-8")
+                .cause(String::from_utf8_lossy(&entry.path).into_owned())
+                .hint("rename or remove the file: PostgreSQL makes no such names in its data directory")
+        })?;
+        let path = format!("{}{name}", self.prefix);
+        self.current = match entry.kind {
+            TarEntryKind::Directory => {
+                if name != "." {
+                    sink(StreamItem::Directory { path, mode: entry.mode & 0o7777 })?;
+                }
+                Current::Ignored
+            }
+            // The links in pg_tblspc: their targets are in the tablespace map.
+            TarEntryKind::Symlink => Current::Ignored,
+            TarEntryKind::File
+                if self.prefix.is_empty() && matches!(name, "backup_label" | "tablespace_map") =>
+            {
+                if entry.size > LONGEST_TEXT {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!("the server sent a `{name}` of {} bytes", entry.size),
+                    )
+                    .hint("this server cannot be backed up over this connection; report this"));
+                }
+                Current::Text { name: name.to_owned(), bytes: Vec::new() }
+            }
+            TarEntryKind::File => {
+                let number = self.next_number;
+                self.next_number += 1;
+                Current::File {
+                    file: Arc::new(SourceFile {
+                        number,
+                        relation: RelationFile::parse_path(&path, &self.version_directory),
+                        path,
+                        mode: entry.mode & 0o7777,
+                        modified: entry.mtime,
+                        size: entry.size,
+                        file: None,
+                        stretches: SourceFile::stretches_of(entry.size),
+                        read_end: AtomicU64::new(0),
+                    }),
+                    offset: 0,
+                    buffer: Vec::new(),
+                }
+            }
+        };
+        Ok(())
+    }
+
+    fn end_entry(&mut self, sink: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
+        match std::mem::replace(&mut self.current, Current::None) {
+            Current::File { file, offset, buffer } => {
+                if !buffer.is_empty() || file.size == 0 {
+                    let stretch = Stretch { offset, length: buffer.len(), bytes: Some(buffer), file };
+                    if let Some(work) = self.bundler.add(stretch) {
+                        sink(StreamItem::Work(work))?;
+                    }
+                }
+                Ok(())
+            }
+            Current::Text { name, bytes } => {
+                let text = String::from_utf8(bytes).map_err(|_| {
+                    Error::new(ErrorKind::Corrupt, format!("the server sent a `{name}` that is not UTF-8"))
+                        .hint("rename the tablespace's directory, or back up locally: `--source local`")
+                })?;
+                sink(if name == "backup_label" {
+                    StreamItem::Label(text)
+                } else {
+                    StreamItem::TablespaceMap(text)
+                })
+            }
+            Current::None | Current::Ignored => Ok(()),
+        }
+    }
+}
+
+impl Current {
+    fn take(
+        &mut self,
+        mut data: &[u8],
+        block_size: u32,
+        bundler: &mut Bundler,
+        sink: &mut dyn FnMut(StreamItem) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            Current::File { file, offset, buffer } => {
+                while !data.is_empty() {
+                    if buffer.capacity() == 0 {
+                        let rest = file.size.saturating_sub(*offset).min(STRETCH_BYTES) as usize;
+                        buffer.reserve_exact(rest.next_multiple_of(block_size as usize));
+                    }
+                    let room = STRETCH_BYTES as usize - buffer.len();
+                    let (now, later) = data.split_at(room.min(data.len()));
+                    buffer.extend_from_slice(now);
+                    data = later;
+                    if buffer.len() == STRETCH_BYTES as usize {
+                        let stretch = Stretch {
+                            file: Arc::clone(file),
+                            offset: *offset,
+                            length: buffer.len(),
+                            bytes: Some(std::mem::take(buffer)),
+                        };
+                        *offset += STRETCH_BYTES;
+                        if let Some(work) = bundler.add(stretch) {
+                            sink(StreamItem::Work(work))?;
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Current::Text { bytes, .. } => {
+                bytes.extend_from_slice(data);
+                Ok(())
+            }
+            Current::None | Current::Ignored => Ok(()),
+        }
+    }
+}
+
+fn broken(error: &(dyn std::error::Error + 'static)) -> Error {
+    Error::new(ErrorKind::Corrupt, "the server's base backup stream cannot be read")
+        .caused_by(error)
+        .hint("try again; if it stays, back up on the server's machine with `--source local` and report this")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str, kind: TarEntryKind, bytes: &[u8]) -> Vec<u8> {
+        let entry = TarEntry {
+            path: path.as_bytes().to_vec(),
+            kind,
+            size: bytes.len() as u64,
+            mode: 0o600,
+            mtime: 5,
+            link: if kind == TarEntryKind::Symlink { b"/elsewhere".to_vec() } else { Vec::new() },
+        };
+        let mut tar = entry.header().unwrap();
+        tar.extend_from_slice(bytes);
+        tar.extend(vec![0; pgkeep_format::tar::padding_of(bytes.len() as u64) as usize]);
+        tar
+    }
+
+    /// Files as (path, offset, bytes), directories, and the label.
+    type Cut = (Vec<(String, u64, Vec<u8>)>, Vec<String>, Option<String>);
+
+    /// What the cutter makes of an archive that arrives in pieces of that size.
+    fn cut(tar: &[u8], piece: usize, tablespace: Option<u32>) -> Cut {
+        let mut cutter = StreamCutter::new("PG_18_202506291".to_owned(), 8192);
+        let (mut files, mut directories, mut label) = (Vec::new(), Vec::new(), None);
+        let mut sink = |item| {
+            match item {
+                StreamItem::Work(work) => {
+                    for stretch in work.stretches {
+                        files.push((
+                            stretch.file.path.clone(),
+                            stretch.offset,
+                            stretch.bytes.unwrap_or_default(),
+                        ));
+                    }
+                }
+                StreamItem::Directory { path, .. } => directories.push(path),
+                StreamItem::Label(text) => label = Some(text),
+                StreamItem::TablespaceMap(_) => {}
+            }
+            Ok(())
+        };
+        cutter.begin_archive(tablespace);
+        for bytes in tar.chunks(piece) {
+            cutter.feed(bytes, &mut sink).unwrap();
+        }
+        cutter.end_archive().unwrap();
+        cutter.flush(&mut sink).unwrap();
+        (files, directories, label)
+    }
+
+    #[test]
+    fn any_cut_of_the_stream_gives_the_same_files() {
+        let large: Vec<u8> = (0..STRETCH_BYTES as usize + 9000).map(|i| (i % 251) as u8).collect();
+        let mut tar = entry("backup_label", TarEntryKind::File, b"START");
+        tar.extend(entry("base", TarEntryKind::Directory, b""));
+        tar.extend(entry("base/5/16384", TarEntryKind::File, &large));
+        tar.extend(entry("empty", TarEntryKind::File, b""));
+        tar.extend(entry("pg_tblspc/16500", TarEntryKind::Symlink, b""));
+        tar.extend(entry("PG_VERSION", TarEntryKind::File, b"18\n"));
+        let whole = cut(&tar, tar.len(), None);
+        for piece in [1000, 512, 32 << 10] {
+            assert_eq!(cut(&tar, piece, None), whole);
+        }
+        let (files, directories, label) = whole;
+        assert_eq!(label.as_deref(), Some("START"));
+        assert_eq!(directories, ["base"]);
+        let joined: Vec<u8> =
+            files.iter().filter(|f| f.0 == "base/5/16384").flat_map(|f| f.2.clone()).collect();
+        assert!(joined == large);
+        let names: Vec<&str> = files.iter().map(|file| file.0.as_str()).collect();
+        assert_eq!(names, ["base/5/16384", "base/5/16384", "empty", "PG_VERSION"]);
+    }
+
+    #[test]
+    fn files_of_a_tablespace_are_named_by_its_oid() {
+        let tar = entry("PG_18_202506291/5/1", TarEntryKind::File, b"x");
+        let (files, ..) = cut(&tar, tar.len(), Some(16500));
+        assert_eq!(files[0].0, "pg_tblspc/16500/PG_18_202506291/5/1");
+    }
+
+    #[test]
+    fn a_stream_that_stops_in_a_file_is_an_error() {
+        let tar = entry("PG_VERSION", TarEntryKind::File, b"18\n");
+        let mut cutter = StreamCutter::new("PG_18_202506291".to_owned(), 8192);
+        cutter.begin_archive(None);
+        cutter.feed(&tar[..514], &mut |_| Ok(())).unwrap();
+        assert_eq!(cutter.end_archive().unwrap_err().kind, ErrorKind::Corrupt);
+    }
+}

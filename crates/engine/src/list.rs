@@ -1,0 +1,440 @@
+//! `list` and `show`: what a stanza holds, and what can be recovered from it.
+//!
+//! Reads the headers of manifests, the names of archived WAL, history files, and a few headers of segments; no data.
+//! A backup that cannot be read, or whose WAL is missing, is listed with the reason: it must not be taken for one
+//! that never was. `show` reads the whole manifest of its backup, so that damage in the list of files is noticed.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use pgkeep_format::{Lsn, TimelineId, WalFileName, WalSegmentName};
+use pgkeep_repo::{
+    BackupId, BackupKind, BackupListing, ClusterRecord, ManifestHeader, RepoError, Stanza, WalArchive,
+    WalMode as StoredWalMode,
+};
+
+use crate::archive_index::ArchiveIndex;
+use crate::backup::{BadPages, SourceKind, WalMode};
+use crate::recovery_window::{BackupExtent, RecoveryWindow, is_harmful, missing_for, windows};
+use crate::wal::push::newest_record;
+use crate::{Error, ErrorKind, Location, Result};
+
+/// How many segments are looked at, backwards from the end of a window, for the last one with a commit. Each look is one
+/// short read; an idle server writes some 300 segments a day with `archive_timeout = 5min`.
+const SEGMENTS_SEARCHED_FOR_COMMIT: usize = 300;
+
+/// Microseconds from 1970 to 2000, where PostgreSQL's times begin.
+const POSTGRES_EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+
+/// One backup, as listed.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct BackupSummary {
+    /// Its name.
+    pub id: String,
+    /// "full", for now.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// RFC 3339 UTC.
+    pub started: String,
+    /// RFC 3339 UTC.
+    pub finished: String,
+    /// Where replay starts.
+    pub start_lsn: Lsn,
+    /// Where it becomes consistent.
+    pub stop_lsn: Lsn,
+    /// The timeline at its end.
+    pub timeline: TimelineId,
+    /// Bytes of the cluster.
+    pub size_bytes: u64,
+    /// Bytes that it added to the repository.
+    pub stored_bytes: u64,
+    /// Whether it can be restored: all of its WAL is there and its manifest is sound.
+    pub restorable: bool,
+    /// Why not.
+    pub problem: Option<String>,
+}
+
+/// A stretch of time and WAL in which every moment can be recovered.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Window {
+    /// The backup that it starts with.
+    pub backup: String,
+    /// The timeline at its end.
+    pub timeline: TimelineId,
+    /// The first position that can be a target: the backup's stop.
+    pub from_lsn: Lsn,
+    /// The last one.
+    pub to_lsn: Lsn,
+    /// The first moment (RFC 3339 UTC): when the backup was finished.
+    pub from_time: String,
+    /// The time of the last commit in it, where there is one (RFC 3339 UTC).
+    pub to_time: Option<String>,
+}
+
+/// WAL that is missing between two stretches that are there.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Gap {
+    /// On which timeline.
+    pub timeline: TimelineId,
+    /// The first segment that is missing.
+    pub first_missing: String,
+    /// The last segment that is missing.
+    pub last_missing: String,
+    /// How many.
+    pub segments: u64,
+    /// From where.
+    pub from_lsn: Lsn,
+    /// To where.
+    pub to_lsn: Lsn,
+    /// Whether a backup or window needs it (as opposed to lying before the first backup).
+    pub harmful: bool,
+}
+
+/// What a stanza holds.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ListReport {
+    /// The stanza.
+    pub stanza: String,
+    /// The cluster, newest record.
+    #[serde(serialize_with = "crate::json::as_text")]
+    pub system_identifier: u64,
+    /// Oldest first.
+    pub backups: Vec<BackupSummary>,
+    /// Oldest first.
+    pub windows: Vec<Window>,
+    /// By timeline and position.
+    pub gaps: Vec<Gap>,
+}
+
+/// Everything that is known of one backup.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ShowReport {
+    /// The line of `list`.
+    #[serde(flatten)]
+    pub summary: BackupSummary,
+    /// The stanza.
+    pub stanza: String,
+    /// The cluster.
+    #[serde(serialize_with = "crate::json::as_text")]
+    pub system_identifier: u64,
+    /// `server_version_num`.
+    pub server_version: u32,
+    /// Where its bytes came from.
+    pub source: SourceKind,
+    /// Where its WAL came from.
+    pub wal: WalMode,
+    /// Whether a standby was copied.
+    pub from_standby: bool,
+    /// First and last segment that it needs.
+    pub wal_first: String,
+    /// See `wal_first`.
+    pub wal_last: String,
+    /// Segments of these that are missing.
+    pub wal_missing: Vec<String>,
+    /// Files.
+    pub files: u64,
+    /// Whether page checksums were verified.
+    pub checksums_verified: bool,
+    /// Pages whose checksum was wrong.
+    pub bad_pages: Vec<BadPages>,
+    /// Tablespaces: OID and place on the source.
+    pub tablespaces: Vec<(u32, String)>,
+    /// Configuration files outside the data directory that are kept with it.
+    pub external_config: Vec<String>,
+    /// The user's notes.
+    pub annotations: BTreeMap<String, String>,
+    /// Codec and level.
+    pub compression: String,
+}
+
+/// Lists a stanza.
+pub fn list(location: &Location) -> Result<ListReport> {
+    let doing = format!("cannot list `{}` in `{}`", location.stanza, location.repository);
+    let stanza = location.open_stanza().map_err(|error| error.while_doing(doing.clone()))?;
+    list_stanza(&stanza).map_err(|error| error.while_doing(doing))
+}
+
+/// Lists a stanza that is open.
+pub(crate) fn list_stanza(stanza: &Stanza) -> Result<ListReport> {
+    let listings = stanza.backups()?;
+    let mut report = ListReport {
+        stanza: stanza.name().to_string(),
+        system_identifier: newest_record(stanza)?.system_identifier,
+        backups: Vec::new(),
+        windows: Vec::new(),
+        gaps: Vec::new(),
+    };
+    for record in stanza.records() {
+        let contents = RecordContents::load(stanza, record, &listings)?;
+        report.backups.extend(contents.headers.iter().map(|header| contents.summary(header)));
+        report.windows.extend(contents.windows());
+        report.gaps.extend(contents.gaps());
+    }
+    report.backups.extend(listings.iter().filter_map(unreadable));
+    // Ids begin with a number that grows.
+    report.backups.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(report)
+}
+
+/// Shows one backup; `id` may be any unambiguous beginning, or `latest`.
+pub fn show(location: &Location, id: &str) -> Result<ShowReport> {
+    let doing = format!("cannot show `{id}` of `{}`", location.stanza);
+    show_backup(location, id).map_err(|error| error.while_doing(doing))
+}
+
+fn show_backup(location: &Location, id: &str) -> Result<ShowReport> {
+    let stanza = location.open_stanza()?;
+    let listings = stanza.backups()?;
+    let id = choose(listings.iter().map(|listing| listing.id).collect(), id, &location.stanza)?;
+    // The whole manifest is read, so that damage in its list of files is noticed here.
+    let header = stanza.backup(id)?.header().clone();
+    let record =
+        stanza.records().iter().find(|record| record.sequence == header.record).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("backup `{}` is of a cluster that the stanza does not know", header.id),
+            )
+            .hint("restore `history/` of this stanza from a copy of the repository")
+        })?;
+    let archive = stanza.wal(record);
+    let index = ArchiveIndex::load(&archive)?;
+    let contents = RecordContents { archive, index, headers: vec![header.clone()] };
+    let missing = missing_for(&contents.index, &extent(&header, &contents.index));
+    let bad_pages = bad_pages_of(&header);
+    Ok(ShowReport {
+        summary: contents.summary(&header),
+        stanza: location.stanza.clone(),
+        system_identifier: header.system_identifier,
+        server_version: header.server_version_num,
+        source: if header.source == "stream" { SourceKind::Stream } else { SourceKind::Local },
+        wal: match header.wal.mode {
+            StoredWalMode::Archive => WalMode::Archive,
+            StoredWalMode::Include => WalMode::Include,
+        },
+        from_standby: header.from_standby,
+        wal_first: header.wal.first,
+        wal_last: header.wal.last,
+        wal_missing: missing.iter().map(|name| name.file_name(contents.index.segment_size())).collect(),
+        files: header.totals.files,
+        checksums_verified: header.checksums,
+        bad_pages,
+        tablespaces: header
+            .tablespaces
+            .into_iter()
+            .map(|tablespace| (tablespace.oid, tablespace.path))
+            .collect(),
+        external_config: header.external_files.into_iter().map(|file| file.path).collect(),
+        annotations: header.annotations,
+        compression: header.compression,
+    })
+}
+
+/// The backup that the user means: an id, an unambiguous beginning of one, or `latest`. Those that cannot be read count,
+/// so that asking for one of them does not end with another.
+pub(crate) fn find_backup(
+    stanza: &Stanza,
+    headers: &[ManifestHeader],
+    unreadable: &[(BackupId, RepoError)],
+    id: &str,
+) -> Result<BackupId> {
+    let ids = headers.iter().map(|header| header.id).chain(unreadable.iter().map(|(id, _)| *id));
+    choose(ids.collect(), id, stanza.name().as_str())
+}
+
+fn choose(mut ids: Vec<BackupId>, id: &str, stanza: &str) -> Result<BackupId> {
+    ids.sort();
+    let Some(newest) = ids.last() else {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("there is no backup in the stanza `{stanza}` yet"),
+        )
+        .hint(format!("`pgkeep backup --stanza {stanza}` takes one")));
+    };
+    if id == "latest" {
+        return Ok(*newest);
+    }
+    let matching: Vec<BackupId> =
+        ids.iter().copied().filter(|known| !id.is_empty() && known.to_string().starts_with(id)).collect();
+    match matching[..] {
+        [one] => Ok(one),
+        [] => {
+            let newest_first: Vec<String> =
+                ids.iter().rev().take(5).map(|known| format!("`{known}`")).collect();
+            Err(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no backup `{id}` in the stanza `{stanza}`"),
+            )
+            .hint(format!("the newest backups are {}", newest_first.join(", ")))
+            .hint(format!("`pgkeep list --stanza {stanza}` shows all of them")))
+        }
+        _ => {
+            let names: Vec<String> = matching.iter().take(5).map(|known| format!("`{known}`")).collect();
+            Err(Error::new(
+                ErrorKind::Usage,
+                format!("several backups begin with `{id}`: {}", names.join(", ")),
+            )
+            .hint("give more of the id, or `latest`"))
+        }
+    }
+}
+
+/// The bad pages that a manifest names.
+pub(crate) fn bad_pages_of(header: &ManifestHeader) -> Vec<BadPages> {
+    let pages = |file: &pgkeep_repo::BadPagesOfFile| BadPages {
+        path: file.path.clone(),
+        blocks: file.blocks.clone(),
+        total: file.blocks.len() as u64,
+    };
+    header.bad_pages.files.iter().map(pages).collect()
+}
+
+/// A backup whose manifest cannot be read is listed all the same: it must not be mistaken for one that never was.
+fn unreadable(listing: &BackupListing) -> Option<BackupSummary> {
+    let error = listing.header.as_ref().err()?;
+    let started = listing.id.started().to_string();
+    Some(BackupSummary {
+        id: listing.id.to_string(),
+        kind: "unknown".to_owned(),
+        started: started.clone(),
+        finished: started,
+        start_lsn: Lsn::INVALID,
+        stop_lsn: Lsn::INVALID,
+        timeline: TimelineId::FIRST,
+        size_bytes: 0,
+        stored_bytes: 0,
+        restorable: false,
+        problem: Some(match error {
+            RepoError::Corrupt { .. } | RepoError::NewerFormat { .. } => error.to_string(),
+            other => format!("the manifest cannot be read: {other}"),
+        }),
+    })
+}
+
+/// What the stanza holds of one cluster.
+struct RecordContents {
+    archive: WalArchive,
+    index: ArchiveIndex,
+    // In the order of their ends.
+    headers: Vec<ManifestHeader>,
+}
+
+impl RecordContents {
+    fn load(stanza: &Stanza, record: &ClusterRecord, listings: &[BackupListing]) -> Result<RecordContents> {
+        let archive = stanza.wal(record);
+        let mut headers: Vec<ManifestHeader> = listings
+            .iter()
+            .filter_map(|listing| listing.header.as_ref().ok())
+            .filter(|header| header.record == record.sequence)
+            .cloned()
+            .collect();
+        headers.sort_by_key(|header| (header.stop_time, header.id));
+        Ok(RecordContents { index: ArchiveIndex::load(&archive)?, archive, headers })
+    }
+
+    fn extents(&self) -> Vec<BackupExtent> {
+        self.headers.iter().map(|header| extent(header, &self.index)).collect()
+    }
+
+    fn summary(&self, header: &ManifestHeader) -> BackupSummary {
+        let missing = missing_for(&self.index, &extent(header, &self.index));
+        let size = self.index.segment_size();
+        let problem = missing.first().map(|first| match missing.len() {
+            1 => format!("WAL segment {} is missing", first.file_name(size)),
+            count => format!("{count} WAL segments are missing, the first is {}", first.file_name(size)),
+        });
+        BackupSummary {
+            id: header.id.to_string(),
+            kind: match header.kind {
+                BackupKind::Full => "full",
+                BackupKind::Differential => "diff",
+                BackupKind::Incremental => "incr",
+            }
+            .to_owned(),
+            started: header.start_time.to_string(),
+            finished: header.stop_time.to_string(),
+            start_lsn: header.start_lsn,
+            stop_lsn: header.stop_lsn,
+            timeline: header.timeline,
+            size_bytes: header.totals.size_bytes,
+            stored_bytes: header.totals.stored_bytes,
+            restorable: problem.is_none(),
+            problem,
+        }
+    }
+
+    fn windows(&self) -> Vec<Window> {
+        windows(&self.index, &self.extents()).into_iter().map(|window| self.window(&window)).collect()
+    }
+
+    fn window(&self, window: &RecoveryWindow) -> Window {
+        let header = &self.headers[window.backup];
+        // The names promise whole segments; the last one may say that its WAL ends earlier.
+        let last =
+            window.last.and_then(|name| self.archive.header(WalFileName::Segment(name)).ok().flatten());
+        let to_lsn = last.map_or(window.to, |last| last.facts.end.min(window.to)).max(window.from);
+        Window {
+            backup: header.id.to_string(),
+            timeline: window.timeline,
+            from_lsn: window.from,
+            to_lsn,
+            from_time: header.stop_time.to_string(),
+            to_time: self
+                .last_commit(window)
+                .filter(|time| *time >= header.stop_time)
+                .map(|time| time.to_string()),
+        }
+    }
+
+    /// The time of the last commit or abort before the end of the window.
+    fn last_commit(&self, window: &RecoveryWindow) -> Option<Timestamp> {
+        let size = self.index.segment_size();
+        let path = self.index.path_to(window.path_to);
+        let mut number = window.last?.number;
+        for _ in 0..SEGMENTS_SEARCHED_FOR_COMMIT {
+            if number < size.segment_at(window.from) {
+                return None;
+            }
+            let name: WalSegmentName = self.index.find(number, &path)?;
+            // A segment that cannot be read is for `check` to complain about.
+            let header = self.archive.header(WalFileName::Segment(name)).ok()??;
+            if let Some(time) = header.facts.last_commit_time {
+                return Timestamp::from_microsecond(time.checked_add(POSTGRES_EPOCH_MICROSECONDS)?).ok();
+            }
+            number.0 = number.0.checked_sub(1)?;
+        }
+        None
+    }
+
+    fn gaps(&self) -> Vec<Gap> {
+        let size = self.index.segment_size();
+        let extents = self.extents();
+        self.index
+            .gaps()
+            .iter()
+            .map(|gap| {
+                let name = |number| WalSegmentName { timeline: gap.timeline, number }.file_name(size);
+                Gap {
+                    timeline: gap.timeline,
+                    first_missing: name(gap.first),
+                    last_missing: name(gap.last),
+                    segments: gap.segments(),
+                    from_lsn: size.start_of(gap.first),
+                    to_lsn: size.end_of(gap.last),
+                    harmful: is_harmful(&self.index, gap, &extents),
+                }
+            })
+            .collect()
+    }
+}
+
+fn extent(header: &ManifestHeader, index: &ArchiveIndex) -> BackupExtent {
+    let size = index.segment_size();
+    BackupExtent {
+        id: header.id.to_string(),
+        start: header.start_lsn,
+        stop: header.stop_lsn,
+        timeline: header.timeline,
+        includes_wal: header.wal.mode == StoredWalMode::Include,
+        tail: header.wal_tail.iter().find_map(|name| WalSegmentName::parse(name, size)),
+    }
+}

@@ -1,0 +1,424 @@
+//! PostgreSQL's `backup_manifest`: the files of a base backup with their checksums (`backup/backup_manifest.c`,
+//! `common/parse_manifest.c`). Version 1 up to 16, version 2, which adds the system identifier, from 17.
+//!
+//! JSON whose last line holds the SHA-256 of every byte before that line. This crate computes no SHA-256: callers pass
+//! the function, so that a manifest is never read unchecked.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Lsn, TimelineId, relative_path};
+
+/// Longer manifests are refused: 2 GiB list some ten million files.
+pub const MAX_MANIFEST_LENGTH: usize = 2 << 30;
+
+/// The contents of a `backup_manifest`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PgManifest {
+    /// 1 or 2.
+    pub version: u32,
+    /// Which cluster; from version 2.
+    pub system_identifier: Option<u64>,
+    /// The files, WAL segments and the manifest itself not among them.
+    pub files: Vec<ManifestFile>,
+    /// The WAL that a restore needs, newest timeline first.
+    pub wal_ranges: Vec<ManifestWalRange>,
+}
+
+/// A file of a base backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestFile {
+    /// Relative to the data directory; those of tablespaces begin with `pg_tblspc/<oid>/`.
+    pub path: Vec<u8>,
+    /// In bytes.
+    pub size: u64,
+    /// `YYYY-MM-DD HH:MM:SS GMT`.
+    pub last_modified: Option<String>,
+    /// None where the backup was taken without checksums.
+    pub checksum: Option<ManifestChecksum>,
+}
+
+/// The checksum of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestChecksum {
+    /// How it was computed.
+    pub algorithm: ChecksumAlgorithm,
+    /// Its bytes; a CRC lies in machine order, lowest byte first.
+    pub bytes: Vec<u8>,
+}
+
+/// How the checksum of a file was computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ChecksumAlgorithm {
+    /// CRC-32C, unless the backup asked for another.
+    Crc32c,
+    /// SHA-224.
+    Sha224,
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+/// A stretch of WAL that a restore needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestWalRange {
+    /// On which timeline.
+    #[serde(rename = "Timeline")]
+    pub timeline: TimelineId,
+    /// Its first byte.
+    #[serde(rename = "Start-LSN")]
+    pub start: Lsn,
+    /// The byte after its last.
+    #[serde(rename = "End-LSN")]
+    pub end: Lsn,
+}
+
+/// Why a `backup_manifest` could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PgManifestError {
+    /// Longer than [`MAX_MANIFEST_LENGTH`].
+    #[error("backup_manifest has {length} bytes, more than pgkeep reads")]
+    TooLong {
+        /// Its length.
+        length: usize,
+    },
+    /// It does not end in a line with its checksum: cut off, or never finished.
+    #[error("backup_manifest does not end with its checksum")]
+    NoChecksum,
+    /// The bytes are not those that the server wrote.
+    #[error("the checksum of backup_manifest does not match its contents")]
+    BadChecksum,
+    /// The JSON is not a manifest's.
+    #[error("backup_manifest is malformed")]
+    Malformed(#[source] serde_json::Error),
+    /// A version that is not known.
+    #[error("backup_manifest has version {version}, and pgkeep knows 1 and 2")]
+    UnknownVersion {
+        /// Which.
+        version: u32,
+    },
+    /// Version 2 without a system identifier, or version 1 with one.
+    #[error("backup_manifest of version {version} with a system identifier missing or out of place")]
+    SystemIdentifier {
+        /// Which version.
+        version: u32,
+    },
+    /// A path that is not plain and relative, or none, or two.
+    #[error("backup_manifest lists the unsafe or malformed path `{path}`")]
+    BadPath {
+        /// The path, with unprintable bytes escaped.
+        path: String,
+    },
+    /// A file's checksum that has not the length of its algorithm, or lacks one.
+    #[error("backup_manifest has a malformed checksum for `{path}`")]
+    BadFileChecksum {
+        /// Of which file.
+        path: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawManifest {
+    #[serde(rename = "PostgreSQL-Backup-Manifest-Version")]
+    version: u32,
+    #[serde(rename = "System-Identifier")]
+    system_identifier: Option<u64>,
+    #[serde(rename = "Files")]
+    files: Vec<RawFile>,
+    #[serde(rename = "WAL-Ranges")]
+    wal_ranges: Vec<ManifestWalRange>,
+    #[serde(rename = "Manifest-Checksum")]
+    checksum: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    #[serde(rename = "Path")]
+    path: Option<String>,
+    #[serde(rename = "Encoded-Path")]
+    encoded_path: Option<String>,
+    #[serde(rename = "Size")]
+    size: u64,
+    #[serde(rename = "Last-Modified")]
+    last_modified: Option<String>,
+    #[serde(rename = "Checksum-Algorithm")]
+    algorithm: Option<ChecksumAlgorithm>,
+    #[serde(rename = "Checksum")]
+    checksum: Option<String>,
+}
+
+impl ChecksumAlgorithm {
+    /// How many bytes a checksum has.
+    #[must_use]
+    pub const fn checksum_length(self) -> usize {
+        match self {
+            ChecksumAlgorithm::Crc32c => 4,
+            ChecksumAlgorithm::Sha224 => 28,
+            ChecksumAlgorithm::Sha256 => 32,
+            ChecksumAlgorithm::Sha384 => 48,
+            ChecksumAlgorithm::Sha512 => 64,
+        }
+    }
+
+    /// The name in a manifest, and in the option of `BASE_BACKUP`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            ChecksumAlgorithm::Crc32c => "CRC32C",
+            ChecksumAlgorithm::Sha224 => "SHA224",
+            ChecksumAlgorithm::Sha256 => "SHA256",
+            ChecksumAlgorithm::Sha384 => "SHA384",
+            ChecksumAlgorithm::Sha512 => "SHA512",
+        }
+    }
+}
+
+impl PgManifest {
+    /// Reads a manifest after checking it against its own checksum with the SHA-256 function that is passed.
+    ///
+    /// # Errors
+    /// When it was cut off or changed, or is not what a server writes.
+    pub fn parse(
+        bytes: &[u8],
+        sha256: impl FnOnce(&[u8]) -> [u8; 32],
+    ) -> Result<PgManifest, PgManifestError> {
+        if bytes.len() > MAX_MANIFEST_LENGTH {
+            return Err(PgManifestError::TooLong { length: bytes.len() });
+        }
+        let covered = covered_by_checksum(bytes).ok_or(PgManifestError::NoChecksum)?;
+        let raw: RawManifest = serde_json::from_slice(bytes).map_err(PgManifestError::Malformed)?;
+        if from_hex(&raw.checksum).as_deref() != Some(&sha256(covered)[..]) {
+            return Err(PgManifestError::BadChecksum);
+        }
+        let version = raw.version;
+        if !matches!(version, 1 | 2) {
+            return Err(PgManifestError::UnknownVersion { version });
+        }
+        if raw.system_identifier.is_some() != (version == 2) {
+            return Err(PgManifestError::SystemIdentifier { version });
+        }
+        let files = raw.files.into_iter().map(ManifestFile::from_raw).collect::<Result<_, _>>()?;
+        let system_identifier = raw.system_identifier;
+        Ok(PgManifest { version, system_identifier, files, wal_ranges: raw.wal_ranges })
+    }
+
+    /// The bytes of the manifest, as a server of that version writes them.
+    #[must_use]
+    pub fn write(&self, sha256: impl FnOnce(&[u8]) -> [u8; 32]) -> Vec<u8> {
+        let mut text = format!("{{ \"PostgreSQL-Backup-Manifest-Version\": {},\n", self.version);
+        if let Some(identifier) = self.system_identifier {
+            text.push_str(&format!("\"System-Identifier\": {identifier},\n"));
+        }
+        text.push_str("\"Files\": [");
+        for (index, file) in self.files.iter().enumerate() {
+            text.push_str(if index == 0 { "\n" } else { ",\n" });
+            file.write(&mut text);
+        }
+        text.push_str("\n],\n\"WAL-Ranges\": [");
+        for (index, range) in self.wal_ranges.iter().enumerate() {
+            text.push_str(if index == 0 { "\n" } else { ",\n" });
+            text.push_str(&format!(
+                "{{ \"Timeline\": {}, \"Start-LSN\": \"{}\", \"End-LSN\": \"{}\" }}",
+                range.timeline, range.start, range.end
+            ));
+        }
+        text.push_str("\n],\n");
+        let checksum = to_hex(&sha256(text.as_bytes()));
+        text.push_str(&format!("\"Manifest-Checksum\": \"{checksum}\"}}\n"));
+        text.into_bytes()
+    }
+}
+
+impl ManifestFile {
+    fn from_raw(raw: RawFile) -> Result<ManifestFile, PgManifestError> {
+        let shown = || raw.path.clone().or(raw.encoded_path.clone()).unwrap_or_default();
+        let path = match (&raw.path, &raw.encoded_path) {
+            (Some(path), None) => Some(path.clone().into_bytes()),
+            (None, Some(hex)) => from_hex(hex),
+            _ => None,
+        };
+        let path = path
+            .filter(|path| path != b"." && relative_path::normalize(path).as_deref() == Some(path))
+            .ok_or_else(|| PgManifestError::BadPath { path: shown() })?;
+        let bad_checksum = || PgManifestError::BadFileChecksum { path: shown() };
+        let checksum = match (raw.algorithm, &raw.checksum) {
+            (None, None) => None,
+            (Some(algorithm), Some(hex)) => {
+                let bytes = from_hex(hex).ok_or_else(bad_checksum)?;
+                if bytes.len() != algorithm.checksum_length() {
+                    return Err(bad_checksum());
+                }
+                Some(ManifestChecksum { algorithm, bytes })
+            }
+            _ => return Err(bad_checksum()),
+        };
+        Ok(ManifestFile { path, size: raw.size, last_modified: raw.last_modified, checksum })
+    }
+
+    fn write(&self, text: &mut String) {
+        match std::str::from_utf8(&self.path) {
+            Ok(path) => text.push_str(&format!("{{ \"Path\": {}, ", serde_json::Value::from(path))),
+            Err(_) => text.push_str(&format!("{{ \"Encoded-Path\": \"{}\", ", to_hex(&self.path))),
+        }
+        text.push_str(&format!("\"Size\": {}", self.size));
+        if let Some(time) = &self.last_modified {
+            text.push_str(&format!(", \"Last-Modified\": {}", serde_json::Value::from(time.as_str())));
+        }
+        if let Some(ManifestChecksum { algorithm, bytes }) = &self.checksum {
+            let name = algorithm.name();
+            text.push_str(&format!(
+                ", \"Checksum-Algorithm\": \"{name}\", \"Checksum\": \"{}\"",
+                to_hex(bytes)
+            ));
+        }
+        text.push_str(" }");
+    }
+}
+
+/// Everything before the last line, which must be the one with the checksum.
+fn covered_by_checksum(bytes: &[u8]) -> Option<&[u8]> {
+    let before_end = bytes.strip_suffix(b"\n")?;
+    let last_line = before_end.iter().rposition(|byte| *byte == b'\n')? + 1;
+    before_end.get(last_line..)?.starts_with(b"\"Manifest-Checksum\"").then_some(())?;
+    bytes.get(..last_line)
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs.iter().map(|[high, low]| Some(hex_digit(*high)? << 4 | hex_digit(*low)?)).collect()
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Stands in for SHA-256, which this crate does not have.
+    fn digest(bytes: &[u8]) -> [u8; 32] {
+        let mut digest = [7; 32];
+        digest[..4].copy_from_slice(&crc_fast::crc32_iscsi(bytes).to_le_bytes());
+        digest
+    }
+
+    fn manifest() -> PgManifest {
+        PgManifest {
+            version: 2,
+            system_identifier: Some(u64::MAX),
+            files: vec![
+                ManifestFile {
+                    path: b"base/1/\"quoted\"".to_vec(),
+                    size: 8192,
+                    last_modified: Some("2026-11-22 09:38:15 GMT".to_owned()),
+                    checksum: Some(ManifestChecksum {
+                        algorithm: ChecksumAlgorithm::Crc32c,
+                        bytes: vec![0x99, 0x4e, 0x7b, 0xe2],
+                    }),
+                },
+                ManifestFile { path: vec![0xFF, b'/', 0xFE], size: 0, last_modified: None, checksum: None },
+            ],
+            wal_ranges: vec![ManifestWalRange {
+                timeline: TimelineId::FIRST,
+                start: Lsn(40),
+                end: Lsn(1 << 32),
+            }],
+        }
+    }
+
+    /// The manifest with a piece of its text replaced and the checksum made right again.
+    fn forged(from: &str, to: &str) -> Result<PgManifest, PgManifestError> {
+        let text = String::from_utf8(manifest().write(digest)).unwrap();
+        assert!(text.contains(from), "{from}");
+        let (body, _) = text.split_once("\"Manifest-Checksum\"").unwrap();
+        let body = body.replace(from, to);
+        let checksum = to_hex(&digest(body.as_bytes()));
+        PgManifest::parse(format!("{body}\"Manifest-Checksum\": \"{checksum}\"}}\n").as_bytes(), digest)
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        assert_eq!(PgManifest::parse(&manifest().write(digest), digest).unwrap(), manifest());
+        let old = PgManifest { version: 1, system_identifier: None, files: vec![], wal_ranges: vec![] };
+        assert_eq!(PgManifest::parse(&old.write(digest), digest).unwrap(), old);
+    }
+
+    #[test]
+    fn a_manifest_cut_short_or_changed_is_refused() {
+        let bytes = manifest().write(digest);
+        for length in 0..bytes.len() {
+            assert!(PgManifest::parse(&bytes[..length], digest).is_err(), "{length}");
+        }
+        let changed = String::from_utf8(bytes).unwrap().replace("8192", "8193");
+        assert!(matches!(PgManifest::parse(changed.as_bytes(), digest), Err(PgManifestError::BadChecksum)));
+    }
+
+    #[test]
+    fn malformed_contents_are_refused() {
+        use PgManifestError as E;
+        assert!(matches!(forged("Version\": 2", "Version\": 3"), Err(E::UnknownVersion { version: 3 })));
+        assert!(matches!(forged("Version\": 2", "Version\": 1"), Err(E::SystemIdentifier { version: 1 })));
+        assert!(matches!(forged("\"System-Identifier\"", "\"Other\""), Err(E::Malformed(_))));
+        assert!(matches!(forged("CRC32C", "CRC16"), Err(E::Malformed(_))));
+        assert!(matches!(forged("CRC32C", "SHA224"), Err(E::BadFileChecksum { .. })));
+        assert!(matches!(forged("994e7be2", "994e7bx2"), Err(E::BadFileChecksum { .. })));
+        assert!(matches!(forged("\"Checksum\": \"994e7be2\"", "\"Size\": 1"), Err(E::Malformed(_))));
+        assert!(matches!(forged("\"Timeline\": 1", "\"Timeline\": 0"), Err(E::Malformed(_))));
+        assert!(matches!(forged("ff2ffe", "2e2e"), Err(E::BadPath { .. })), "two dots, encoded");
+        for path in ["/base", "base/../x", "..", ".", "", "base//1", "./base", "a\\u0000b"] {
+            let result = forged("base/1/\\\"quoted\\\"", path);
+            assert!(matches!(result, Err(E::BadPath { .. })), "{path}: {result:?}");
+        }
+        assert!(matches!(forged("\"Encoded-Path\": \"ff2ffe\", ", ""), Err(E::BadPath { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn any_manifest_is_read_back(
+            paths in prop::collection::vec(prop::collection::vec(1u8..47, 1..9), 0..5),
+            (version, identifier, size, start, end) in (1u32..=2, any::<(u64, u64, u64, u64)>()).prop_map(|(v, (a, b, c, d))| (v, a, b, c, d)),
+            time in prop::option::of("[ -~]{0,24}"),
+        ) {
+            let file = |path: Vec<u8>| {
+                let path = [b"x".to_vec(), path].concat();
+                ManifestFile { path, size, last_modified: time.clone(), checksum: None }
+            };
+            let manifest = PgManifest {
+                version,
+                system_identifier: (version == 2).then_some(identifier),
+                files: paths.into_iter().map(file).collect(),
+                wal_ranges: vec![ManifestWalRange { timeline: TimelineId::FIRST, start: Lsn(start), end: Lsn(end) }],
+            };
+            prop_assert_eq!(PgManifest::parse(&manifest.write(digest), digest).unwrap(), manifest);
+        }
+
+        #[test]
+        fn damaged_manifests_do_no_harm(place in any::<prop::sample::Index>(), bytes in prop::collection::vec(any::<u8>(), 1..9)) {
+            let mut text = manifest().write(digest);
+            let place = place.index(text.len());
+            text.splice(place..place, bytes.iter().copied());
+            drop(PgManifest::parse(&text, |_| [0; 32]));
+            drop(PgManifest::parse(&bytes, digest));
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! Writes one backup: frames into packs, block maps, then the manifest that makes the backup exist.
+//!
+//! Packs are streamed; what is held in memory is the part that is being gathered, the list of frames of the open pack and
+//! the compressed lines of the manifest. A pack that is full is made durable on a thread of its own while the next one
+//! fills. Nothing that is written is visible as a backup until [`BackupWriter::commit`] stores the manifest, which fails
+//! where the backup was declared abandoned meanwhile.
+
+use std::collections::BTreeMap;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+use crate::block_map::BlockMapBuilder;
+use crate::digest::Hex;
+use crate::error::Result;
+use crate::format_version::FORMAT;
+use crate::frame::{EncodedFrame, FrameKind, FrameRef, MetaEncoder};
+use crate::lease;
+use crate::manifest::{FileEntry, FileKind, FileMeta, ManifestHeader, PackEntry, Totals, is_safe_path};
+use crate::manifest_writer::{ManifestLines, assemble};
+use crate::map_writer::{FrameSink, MapWriter};
+use crate::pack::{PACK_TRAILER_LEN, PackWriter};
+use crate::stanza::Stanza;
+use crate::wal_object::{self, WalObject};
+use crate::{BackupId, RepoError, key};
+
+/// Packs are closed at this size unless told otherwise.
+pub(crate) const PACK_BYTES: u64 = 256 << 20;
+
+/// A backup that is being written.
+#[derive(Debug)]
+pub struct BackupWriter {
+    stanza: Stanza,
+    id: BackupId,
+    block_size: u32,
+    packs: PackSet,
+    maps: Option<MapWriter>,
+    lines: ManifestLines,
+    pack_indexes: BTreeMap<(u32, u32), u64>,
+    totals: Totals,
+    wal_tail: Vec<String>,
+    tail_bytes: u64,
+    /// Nothing is left to remove when the writer is dropped.
+    settled: bool,
+}
+
+/// The packs of one backup: finished ones, and the one that is open.
+#[derive(Debug)]
+struct PackSet {
+    stanza: Stanza,
+    id: BackupId,
+    pack_bytes: u64,
+    meta: MetaEncoder,
+    open: Option<PackWriter>,
+    finishing: Option<JoinHandle<Result<()>>>,
+    written: Vec<PackEntry>,
+    closed_bytes: u64,
+    next_number: u32,
+}
+
+impl PackSet {
+    fn append(&mut self, kind: FrameKind, frame: EncodedFrame) -> Result<FrameRef> {
+        if let Some(open) = &self.open
+            && open.size() + frame.bytes.len() as u64 > self.pack_bytes
+        {
+            self.close()?;
+        }
+        if self.open.is_none() {
+            let number = self.next_number;
+            let key = key::pack(self.stanza.name(), self.id, number);
+            let repository = self.stanza.repository();
+            let pack =
+                PackWriter::begin(repository.store(), &key, repository.id_bytes(), self.id.epoch(), number)?;
+            self.next_number += 1;
+            self.open = Some(pack);
+        }
+        match &mut self.open {
+            Some(open) => open.append(kind, frame),
+            None => Err(RepoError::unrepresentable("a frame outside of a pack")),
+        }
+    }
+
+    /// Seals the open pack and lets a thread make it durable; one at a time, so that memory stays bounded.
+    fn close(&mut self) -> Result<()> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let sealed = open.seal(&mut self.meta)?;
+        self.wait()?;
+        self.written.push(PackEntry {
+            epoch: sealed.header.epoch,
+            backup: self.id,
+            number: sealed.header.number,
+            id: Hex(sealed.header.pack_id),
+            size: sealed.size,
+            live_bytes: sealed.size,
+        });
+        self.closed_bytes += sealed.size;
+        let thread = std::thread::Builder::new().name("finish pack".to_owned());
+        let finishing = thread
+            .spawn(move || sealed.finish())
+            .map_err(|e| RepoError::from_store("finish", "a pack", e))?;
+        self.finishing = Some(finishing);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        match self.finishing.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(finished)) => finished,
+            Some(Err(_)) => Err(RepoError::unrepresentable("a pack: its thread panicked")),
+        }
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.closed_bytes + self.open.as_ref().map_or(0, PackWriter::size)
+    }
+
+    /// Removes what was written, as far as that is possible.
+    fn discard(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.abort();
+        }
+        drop(self.wait());
+        for number in 1..self.next_number {
+            let key = key::pack(self.stanza.name(), self.id, number);
+            drop(self.stanza.repository().store().delete(&key));
+        }
+    }
+}
+
+impl FrameSink for PackSet {
+    fn put(&mut self, kind: FrameKind, raw: &[u8]) -> Result<FrameRef> {
+        let frame = self.meta.encode(kind, raw);
+        self.append(kind, frame)
+    }
+}
+
+impl BackupWriter {
+    pub(crate) fn begin(stanza: &Stanza, id: BackupId, block_size: u32) -> BackupWriter {
+        let key = stanza.repository().digest_key().clone();
+        BackupWriter {
+            stanza: stanza.clone(),
+            id,
+            block_size,
+            packs: PackSet {
+                stanza: stanza.clone(),
+                id,
+                pack_bytes: PACK_BYTES,
+                meta: MetaEncoder::new(key.clone()),
+                open: None,
+                finishing: None,
+                written: Vec::new(),
+                closed_bytes: 0,
+                next_number: 1,
+            },
+            maps: Some(MapWriter::new(key, block_size)),
+            lines: ManifestLines::default(),
+            pack_indexes: BTreeMap::new(),
+            totals: Totals::default(),
+            wal_tail: Vec::new(),
+            tail_bytes: 0,
+            settled: false,
+        }
+    }
+
+    /// Closes packs at another size than 256 MiB. Storages bill by the object, people delete by the pack.
+    pub fn set_pack_bytes(&mut self, bytes: u64) {
+        self.packs.pack_bytes = bytes.max(crate::frame::MAX_BLOCKS_FRAME as u64);
+    }
+
+    /// The id that the backup has, or would have had.
+    #[must_use]
+    pub fn id(&self) -> BackupId {
+        self.id
+    }
+
+    /// Bytes of packs written so far.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.packs.stored_bytes() + self.tail_bytes
+    }
+
+    /// Gives a frame of blocks its place.
+    ///
+    /// # Errors
+    /// When the storage fails; the backup cannot be committed then.
+    pub fn append(&mut self, frame: EncodedFrame) -> Result<FrameRef> {
+        self.packs.append(FrameKind::Blocks, frame)
+    }
+
+    /// Adds a regular file. The map covers every block of it; for an empty file it is empty.
+    ///
+    /// # Errors
+    /// [`RepoError::Unrepresentable`] where the map does not fit the size, or when the storage fails.
+    pub fn add_file(&mut self, meta: FileMeta, map: BlockMapBuilder) -> Result<()> {
+        check_path(&meta.path)?;
+        self.totals.files += 1;
+        self.totals.size_bytes += meta.size;
+        if meta.size == 0 {
+            if map.block_count() != 0 {
+                return Err(RepoError::unrepresentable("an empty file with blocks"));
+            }
+            return self.push_entry(&FileEntry { meta, kind: FileKind::File { root: None } });
+        }
+        let mut done = Vec::new();
+        if let Some(maps) = &mut self.maps {
+            maps.add(meta, map, &mut self.packs, &mut done)?;
+        }
+        done.iter().try_for_each(|entry| self.push_entry(entry))
+    }
+
+    /// Adds a directory; the data directory itself is not one of them.
+    ///
+    /// # Errors
+    /// [`RepoError::Unrepresentable`] where the path is not a relative one.
+    pub fn add_directory(&mut self, path: impl Into<Vec<u8>>, mode: u32, mtime: i64) -> Result<()> {
+        self.totals.directories += 1;
+        self.add_plain(path.into(), mode, mtime, FileKind::Directory)
+    }
+
+    /// Adds a symbolic link.
+    ///
+    /// # Errors
+    /// [`RepoError::Unrepresentable`] where the path is not a relative one.
+    pub fn add_symlink(
+        &mut self,
+        path: impl Into<Vec<u8>>,
+        mode: u32,
+        mtime: i64,
+        target: impl Into<Vec<u8>>,
+    ) -> Result<()> {
+        self.totals.symlinks += 1;
+        self.add_plain(path.into(), mode, mtime, FileKind::Symlink { target: target.into() })
+    }
+
+    fn add_plain(&mut self, path: Vec<u8>, mode: u32, mtime: i64, kind: FileKind) -> Result<()> {
+        check_path(&path)?;
+        self.push_entry(&FileEntry { meta: FileMeta { path, mode, mtime, size: 0 }, kind })
+    }
+
+    fn push_entry(&mut self, entry: &FileEntry) -> Result<()> {
+        let indexes = &mut self.pack_indexes;
+        let line = crate::manifest::encode_line(entry, |frame| {
+            // Packs are listed in the order of their numbers, and numbers begin with 1.
+            *indexes.entry((frame.epoch, frame.pack)).or_insert_with(|| u64::from(frame.pack) - 1)
+        });
+        self.lines.push(entry.meta.path.clone(), line)
+    }
+
+    /// Keeps a WAL file with this very backup: the unfinished last segment of a backup from a standby.
+    ///
+    /// # Errors
+    /// [`RepoError::AlreadyExists`] for a second one of the same name, or when the storage fails.
+    pub fn put_wal_tail(&mut self, object: &WalObject<'_>) -> Result<()> {
+        let repository = self.stanza.repository();
+        let name = object.file_name();
+        let key = key::backup_wal(self.stanza.name(), self.id, &name);
+        let encoded = wal_object::encode(object, repository.id_bytes(), repository.digest_key())?;
+        let bytes: u64 = encoded.chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        if !repository.store().put_new_chunks(&key, encoded.chunks)? {
+            return Err(RepoError::AlreadyExists { key });
+        }
+        self.tail_bytes += bytes;
+        self.wal_tail.push(name);
+        Ok(())
+    }
+
+    /// Finishes the packs, checks that nobody declared the backup dead, and stores the manifest: from then on the backup
+    /// exists. Returns the header as it was stored.
+    ///
+    /// # Errors
+    /// [`RepoError::Fenced`], or when the storage fails. The packs are removed as far as possible then, unless the
+    /// manifest may have been stored in spite of the error.
+    pub fn commit(mut self, header: ManifestHeader) -> Result<ManifestHeader> {
+        let (header, chunks) = self.prepare(header)?;
+        self.settled = true;
+        let store = self.stanza.repository().store().clone();
+        let key = key::manifest(self.stanza.name(), self.id);
+        match store.put_new_chunks(&key, chunks) {
+            Ok(true) => Ok(header),
+            Ok(false) => Err(RepoError::AlreadyExists { key }),
+            Err(error) => {
+                // The manifest may be there in spite of the error, and then it needs its packs. Only of a full disk is it
+                // known that nothing was put in place.
+                self.settled = !(error.is_no_space() && matches!(store.head(&key), Ok(None)));
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything that comes before the manifest: packs are durable, and the manifest is ready.
+    fn prepare(&mut self, mut header: ManifestHeader) -> Result<(ManifestHeader, Vec<Bytes>)> {
+        if header.block_size != self.block_size {
+            return Err(RepoError::unrepresentable("a backup whose block size changed while it was written"));
+        }
+        let mut done = Vec::new();
+        if let Some(mut maps) = self.maps.take() {
+            maps.finish(&mut self.packs, &mut done)?;
+        }
+        done.iter().try_for_each(|entry| self.push_entry(entry))?;
+        self.packs.close()?;
+        self.packs.wait()?;
+        let repository = self.stanza.repository().clone();
+        header.format = u32::from(FORMAT);
+        header.id = self.id;
+        header.epoch = self.id.epoch();
+        header.stanza = self.stanza.name().to_string();
+        header.wal_tail.clone_from(&self.wal_tail);
+        header.packs = std::mem::take(&mut self.packs.written);
+        header.totals = Totals { stored_bytes: self.packs.closed_bytes + self.tail_bytes, ..self.totals };
+        let lines = std::mem::take(&mut self.lines).sort(repository.digest_key())?;
+        let chunks = assemble(&header, lines, repository.id_bytes(), repository.digest_key())?;
+        lease::refuse_fenced(&self.stanza, self.id)?;
+        Ok((header, chunks))
+    }
+
+    /// Gives up, as dropping does. What was written is removed as far as possible; what stays is rubbish that no manifest
+    /// names.
+    pub fn abandon(self) {
+        drop(self);
+    }
+
+    fn discard(&mut self) {
+        self.packs.discard();
+        for name in &self.wal_tail {
+            let key = key::backup_wal(self.stanza.name(), self.id, name);
+            drop(self.stanza.repository().store().delete(&key));
+        }
+    }
+}
+
+impl Drop for BackupWriter {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.discard();
+        }
+    }
+}
+
+fn check_path(path: &[u8]) -> Result<()> {
+    if is_safe_path(path) {
+        return Ok(());
+    }
+    Err(RepoError::unrepresentable(format!("the path `{}`", String::from_utf8_lossy(path))))
+}
+
+/// The largest offset at which a frame of a pack of this size may end.
+pub(crate) fn frames_end(pack_size: u64) -> u64 {
+    pack_size.saturating_sub(PACK_TRAILER_LEN as u64)
+}

@@ -1,0 +1,61 @@
+//! Reports of what was done, kept as `<stanza>/report/<time>-<verb>-<random>.json` so that any machine can show them.
+//!
+//! Written once, like everything; nothing depends on them, and one that is missing is no damage.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::digest::{random, to_hex};
+use crate::error::Result;
+use crate::stanza::Stanza;
+use crate::{RepoError, key};
+
+/// The name of a stored report: `<YYYYMMDDTHHMMSSZ>-<verb>-<random>.json`. Names sort by time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReportName(String);
+
+impl ReportName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Stanza {
+    /// Stores a report, durably.
+    ///
+    /// # Errors
+    /// [`RepoError::Unrepresentable`] where the verb is not plain letters, or when the storage fails.
+    pub fn put_report(&self, now: Timestamp, verb: &str, json: Vec<u8>) -> Result<ReportName> {
+        let time = now.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ");
+        let name = format!("{time}-{verb}-{}.json", to_hex(&random::<4>()?));
+        if !key::is_valid_part(&name) {
+            return Err(RepoError::unrepresentable(format!("a report of `{verb}`")));
+        }
+        let key = format!("{}/report/{name}", self.name());
+        if self.repository().store().put_new(&key, json)? {
+            Ok(ReportName(name))
+        } else {
+            Err(RepoError::AlreadyExists { key })
+        }
+    }
+
+    /// The names of all reports, oldest first.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn reports(&self) -> Result<Vec<ReportName>> {
+        let names = self.repository().store().list_names(&format!("{}/report", self.name()))?;
+        Ok(names.into_iter().filter(|name| name.ends_with(".json")).map(ReportName).collect())
+    }
+
+    /// A stored report.
+    ///
+    /// # Errors
+    /// [`RepoError::NotFound`], or when the storage fails.
+    pub fn report(&self, name: &ReportName) -> Result<Vec<u8>> {
+        let key = format!("{}/report/{}", self.name(), name.as_str());
+        Ok(self.repository().store().get(&key)?.into())
+    }
+}
