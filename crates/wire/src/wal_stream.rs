@@ -3,6 +3,7 @@
 //! Bytes arrive in order, from the position asked for. The server keeps WAL for a slot only up to what it was told is
 //! flushed: the caller says so, and must not say it earlier than it is true.
 
+use std::io::ErrorKind;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BufMut;
@@ -146,6 +147,9 @@ impl WalStream<'_> {
 
     /// Reports positions: everything before them is written, durable, applied. With a slot, WAL before `flush` may be
     /// removed by the server, so report only what is durable here; 0 leaves the slot alone.
+    ///
+    /// A server that shuts down may have closed already, while the end of the stream, and WAL before it, wait here to be
+    /// read. So a status that cannot be delivered for that reason is no error: [`WalStream::next`] tells how it ended.
     pub fn send_status(&mut self, write: Lsn, flush: Lsn, apply: Lsn, reply: bool) -> Result<(), WireError> {
         if self.state != State::Streaming {
             return Ok(());
@@ -159,10 +163,18 @@ impl WalStream<'_> {
         status.put_u64(apply.0);
         status.put_i64(micros);
         status.put_u8(u8::from(reply));
-        self.connection.send(|out| {
+        let sent = self.connection.send(|out| {
             frontend::CopyData::new(status.as_slice())?.write(out);
             Ok(())
-        })
+        });
+        match sent {
+            Err(WireError::Io(error))
+                if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) =>
+            {
+                Ok(())
+            }
+            sent => sent,
+        }
     }
 
     /// Ends the stream from our side; what was on its way is thrown away. The connection can be used again.

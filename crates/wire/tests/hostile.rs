@@ -92,6 +92,44 @@ fn session_with(version: &str, answer: Vec<u8>, early: bool) -> Option<Connectio
     session.ok()
 }
 
+/// A walsender that shuts down sends what is left and the end of the stream, and closes without reading what we report
+/// meanwhile. What it sent must still arrive, and its end be known as one.
+#[test]
+fn a_status_that_comes_too_late_hides_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
+    let data = [b"w".as_slice(), &(1_u64 << 24).to_be_bytes(), &[0; 16], b"WAL"].concat();
+    let keepalive = [b"k".as_slice(), &[1; 17]].concat();
+    let answer = [
+        greeting("17.2"),
+        message(b'W', &[0; 3]),
+        message(b'd', &data),
+        message(b'd', &keepalive),
+        message(b'C', b"COPY 0\0"),
+    ]
+    .concat();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut startup = [0; 1024];
+        drop(stream.read(&mut startup));
+        stream.write_all(&answer).unwrap();
+        drop(stream.read(&mut startup));
+    });
+    let text = format!("host={} user=u connect_timeout=20", directory.path().display());
+    let mut session = Connection::connect(&info(&text), SessionMode::PhysicalReplication).unwrap();
+    let mut stream = session.start_replication(None, Lsn(1 << 24), TimelineId::FIRST).unwrap();
+    server.join().unwrap();
+    let event = stream.next(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(event, WalEvent::Data { start: Lsn(1 << 24), bytes: b"WAL" });
+    for _ in 0..3 {
+        stream.send_status(Lsn((1 << 24) + 3), Lsn(0), Lsn(0), false).unwrap();
+    }
+    let event = stream.next(Some(Duration::from_secs(20))).unwrap();
+    assert!(matches!(event, WalEvent::Keepalive { .. }));
+    assert_eq!(stream.next(Some(Duration::from_secs(20))).unwrap(), WalEvent::EndOfStream);
+    assert!(session.identify_system().is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
