@@ -7,7 +7,9 @@ mod stanza_support;
 use std::fs;
 use std::path::Path;
 
-use pgkeep_engine::backup::{BackupRequest, Checkpoint, SourceChoice, WalChoice, backup};
+use pgkeep_engine::backup::{
+    BackupRequest, ChangesChoice, Checkpoint, SourceChoice, TypeChoice, WalChoice, backup,
+};
 use pgkeep_engine::event::Silent;
 use pgkeep_engine::list::{list, show};
 use pgkeep_engine::{Cancel, Compression, ErrorKind};
@@ -19,6 +21,8 @@ fn take_backup(place: &Place, cluster: &Cluster) -> String {
     let request = BackupRequest {
         location: place.location.clone(),
         connection: connection(cluster),
+        kind: TypeChoice::Auto,
+        changes: ChangesChoice::Auto,
         source: SourceChoice::Stream,
         jobs: 1,
         compression: Compression::default(),

@@ -4,13 +4,18 @@
 //! the compressed lines of the manifest. A pack that is full is made durable on a thread of its own while the next one
 //! fills. Nothing that is written is visible as a backup until [`BackupWriter::commit`] stores the manifest, which fails
 //! where the backup was declared abandoned meanwhile.
+//!
+//! A backup may build on another one of the stanza: files, leaves of maps and frames that did not change stay where they
+//! are, in the packs of earlier backups, which the new manifest lists. It is complete all the same: whoever reads it
+//! never asks for the parent, which can be deleted at any time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
-use crate::block_map::BlockMapBuilder;
+use crate::backup_reader::BackupReader;
+use crate::block_map::{BlockMapBuilder, ShareCount};
 use crate::digest::Hex;
 use crate::error::Result;
 use crate::format_version::FORMAT;
@@ -18,8 +23,9 @@ use crate::frame::{EncodedFrame, FrameKind, FrameRef, MetaEncoder};
 use crate::lease;
 use crate::manifest::{FileEntry, FileKind, FileMeta, ManifestHeader, PackEntry, Totals, is_safe_path};
 use crate::manifest_writer::{ManifestLines, assemble};
-use crate::map_writer::{FrameSink, MapWriter};
+use crate::map_writer::{FrameSink, MapWriter, MappedFile};
 use crate::pack::{PACK_TRAILER_LEN, PackWriter};
+use crate::parent_map::ParentMap;
 use crate::stanza::Stanza;
 use crate::wal_object::{self, WalObject};
 use crate::{BackupId, RepoError, key};
@@ -36,12 +42,25 @@ pub struct BackupWriter {
     packs: PackSet,
     maps: Option<MapWriter>,
     lines: ManifestLines,
+    /// Places of packs in the header's table, in the order in which lines named them first.
     pack_indexes: BTreeMap<(u32, u32), u64>,
+    /// What the backup needs of each pack: of the parent's at first, less what goes, plus what comes.
+    needs: ShareCount,
+    parent: Option<Parent>,
     totals: Totals,
     wal_tail: Vec<String>,
     tail_bytes: u64,
     /// Nothing is left to remove when the writer is dropped.
     settled: bool,
+}
+
+/// The backup that this one builds on.
+#[derive(Debug)]
+struct Parent {
+    reader: BackupReader,
+    packs: BTreeMap<(u32, u32), PackEntry>,
+    /// Its files of which nothing was said yet.
+    files_left: u64,
 }
 
 /// The packs of one backup: finished ones, and the one that is open.
@@ -91,7 +110,7 @@ impl PackSet {
             number: sealed.header.number,
             id: Hex(sealed.header.pack_id),
             size: sealed.size,
-            live_bytes: sealed.size,
+            live_bytes: 0,
         });
         self.closed_bytes += sealed.size;
         let thread = std::thread::Builder::new().name("finish pack".to_owned());
@@ -155,6 +174,8 @@ impl BackupWriter {
             maps: Some(MapWriter::new(key, block_size)),
             lines: ManifestLines::default(),
             pack_indexes: BTreeMap::new(),
+            needs: ShareCount::default(),
+            parent: None,
             totals: Totals::default(),
             wal_tail: Vec::new(),
             tail_bytes: 0,
@@ -196,16 +217,112 @@ impl BackupWriter {
         self.totals.files += 1;
         self.totals.size_bytes += meta.size;
         if meta.size == 0 {
-            if map.block_count() != 0 {
+            if !map.is_empty() {
                 return Err(RepoError::unrepresentable("an empty file with blocks"));
             }
             return self.push_entry(&FileEntry { meta, kind: FileKind::File { root: None } });
         }
+        self.add_map(meta, map, None)
+    }
+
+    fn add_map(&mut self, meta: FileMeta, map: BlockMapBuilder, parent: Option<&ParentMap>) -> Result<()> {
         let mut done = Vec::new();
         if let Some(maps) = &mut self.maps {
-            maps.add(meta, map, &mut self.packs, &mut done)?;
+            maps.add(meta, map, parent, &mut self.packs, &mut done)?;
         }
-        done.iter().try_for_each(|entry| self.push_entry(entry))
+        done.iter().try_for_each(|file| self.push_file(file))
+    }
+
+    /// Builds on a backup of the same stanza: its packs may be referred to. Every regular file of it must then be told
+    /// of exactly once, by [`keep_file`](Self::keep_file), [`add_changed_file`](Self::add_changed_file) or
+    /// [`drop_file`](Self::drop_file): what the new backup needs is reckoned from what the parent needs.
+    ///
+    /// # Errors
+    /// [`RepoError::Unrepresentable`] where the parent is of another stanza or another block size, or files were added
+    /// already.
+    pub fn build_on(&mut self, parent: &BackupReader) -> Result<()> {
+        let header = parent.header();
+        if parent.stanza().name() != self.stanza.name()
+            || parent.stanza().repository().id_bytes() != self.stanza.repository().id_bytes()
+            || header.block_size != self.block_size
+            || self.totals != Totals::default()
+        {
+            return Err(RepoError::unrepresentable(format!("a backup that builds on `{}`", parent.id())));
+        }
+        for pack in &header.packs {
+            self.needs.add_pack((pack.epoch, pack.number), pack.live_bytes);
+        }
+        let packs = header.packs.iter().map(|pack| ((pack.epoch, pack.number), pack.clone())).collect();
+        self.parent = Some(Parent { reader: parent.clone(), packs, files_left: header.totals.files });
+        Ok(())
+    }
+
+    /// Adds a file whose bytes are exactly those that `entry` of the parent has: nothing but its line is written.
+    ///
+    /// # Errors
+    /// [`RepoError::Unrepresentable`] where there is no parent, or the sizes differ.
+    pub fn keep_file(&mut self, meta: FileMeta, entry: &FileEntry) -> Result<()> {
+        check_path(&meta.path)?;
+        self.take_parent_file()?;
+        if meta.size != entry.meta.size {
+            return Err(RepoError::unrepresentable(format!("`{}` with another size", entry.path_text())));
+        }
+        self.totals.files += 1;
+        self.totals.size_bytes += meta.size;
+        self.push_entry(&FileEntry { meta, kind: entry.kind.clone() })
+    }
+
+    /// Adds a file of which `changes` says where some blocks are; all others are those that `entry` of the parent has.
+    ///
+    /// # Errors
+    /// [`RepoError::Unrepresentable`] where that leaves a block without a place, and as [`BackupReader::map`] when the
+    /// parent's map cannot be read.
+    pub fn add_changed_file(
+        &mut self,
+        meta: FileMeta,
+        changes: BlockMapBuilder,
+        entry: &FileEntry,
+    ) -> Result<()> {
+        let Some(parent) = &self.parent else { return Err(no_parent()) };
+        match parent.reader.parent_map(entry)? {
+            Some(map) if meta.size > 0 => {
+                check_path(&meta.path)?;
+                self.give_up(&map)?;
+                self.totals.files += 1;
+                self.totals.size_bytes += meta.size;
+                self.add_map(meta, changes, Some(&map))
+            }
+            _ => {
+                self.drop_file(entry)?;
+                self.add_file(meta, changes)
+            }
+        }
+    }
+
+    /// Says that a file of the parent is not in this backup, or was added again as a whole.
+    ///
+    /// # Errors
+    /// As [`BackupReader::map`] when its map cannot be read.
+    pub fn drop_file(&mut self, entry: &FileEntry) -> Result<()> {
+        let Some(parent) = &self.parent else { return Err(no_parent()) };
+        match parent.reader.parent_map(entry)? {
+            Some(map) => self.give_up(&map),
+            None => self.take_parent_file(),
+        }
+    }
+
+    fn give_up(&mut self, map: &ParentMap) -> Result<()> {
+        self.take_parent_file()?;
+        self.needs.subtract_all(&map.shares()).map_err(|m| map.corrupt(m))
+    }
+
+    fn take_parent_file(&mut self) -> Result<()> {
+        let parent = self.parent.as_mut().ok_or_else(no_parent)?;
+        parent.files_left = parent
+            .files_left
+            .checked_sub(1)
+            .ok_or_else(|| RepoError::unrepresentable("a file of the parent that was told of twice"))?;
+        Ok(())
     }
 
     /// Adds a directory; the data directory itself is not one of them.
@@ -237,13 +354,46 @@ impl BackupWriter {
         self.push_entry(&FileEntry { meta: FileMeta { path, mode, mtime, size: 0 }, kind })
     }
 
+    fn push_file(&mut self, file: &MappedFile) -> Result<()> {
+        self.needs.add_all(&file.shares);
+        self.push_entry(&file.entry)
+    }
+
     fn push_entry(&mut self, entry: &FileEntry) -> Result<()> {
         let indexes = &mut self.pack_indexes;
         let line = crate::manifest::encode_line(entry, |frame| {
-            // Packs are listed in the order of their numbers, and numbers begin with 1.
-            *indexes.entry((frame.epoch, frame.pack)).or_insert_with(|| u64::from(frame.pack) - 1)
+            let next = indexes.len() as u64;
+            *indexes.entry((frame.epoch, frame.pack)).or_insert(next)
         });
         self.lines.push(entry.meta.path.clone(), line)
+    }
+
+    /// The table of packs: those that lines name, in the order of their indexes, then the others that are needed, and
+    /// the rest of this backup's own.
+    fn pack_table(&mut self) -> Result<Vec<PackEntry>> {
+        let mut known: BTreeMap<(u32, u32), PackEntry> =
+            self.parent.as_mut().map(|parent| std::mem::take(&mut parent.packs)).unwrap_or_default();
+        let own: Vec<PackEntry> = std::mem::take(&mut self.packs.written);
+        let own_names: Vec<(u32, u32)> = own.iter().map(|pack| (pack.epoch, pack.number)).collect();
+        known.extend(own.into_iter().map(|pack| ((pack.epoch, pack.number), pack)));
+        let mut named: Vec<((u32, u32), u64)> = std::mem::take(&mut self.pack_indexes).into_iter().collect();
+        named.sort_by_key(|(_, index)| *index);
+        let mut order: Vec<(u32, u32)> = named.into_iter().map(|(pack, _)| pack).collect();
+        let needs = self.needs.shares();
+        let others = needs.iter().map(|share| (share.epoch, share.pack)).chain(own_names);
+        let listed: BTreeSet<(u32, u32)> = order.iter().copied().collect();
+        let others: BTreeSet<(u32, u32)> = others.filter(|pack| !listed.contains(pack)).collect();
+        order.extend(others);
+        order
+            .into_iter()
+            .map(|pack| {
+                let mut entry = known.remove(&pack).ok_or_else(|| {
+                    RepoError::unrepresentable("a backup that needs a pack which its parent does not have")
+                })?;
+                entry.live_bytes = self.needs.of(pack);
+                Ok(entry)
+            })
+            .collect()
     }
 
     /// Keeps a WAL file with this very backup: the unfinished last segment of a backup from a standby.
@@ -296,7 +446,10 @@ impl BackupWriter {
         if let Some(mut maps) = self.maps.take() {
             maps.finish(&mut self.packs, &mut done)?;
         }
-        done.iter().try_for_each(|entry| self.push_entry(entry))?;
+        done.iter().try_for_each(|file| self.push_file(file))?;
+        if self.parent.as_ref().is_some_and(|parent| parent.files_left > 0) {
+            return Err(RepoError::unrepresentable("a backup that leaves files of its parent untold"));
+        }
         self.packs.close()?;
         self.packs.wait()?;
         let repository = self.stanza.repository().clone();
@@ -305,7 +458,7 @@ impl BackupWriter {
         header.epoch = self.id.epoch();
         header.stanza = self.stanza.name().to_string();
         header.wal_tail.clone_from(&self.wal_tail);
-        header.packs = std::mem::take(&mut self.packs.written);
+        header.packs = self.pack_table()?;
         header.totals = Totals { stored_bytes: self.packs.closed_bytes + self.tail_bytes, ..self.totals };
         let lines = std::mem::take(&mut self.lines).sort(repository.digest_key())?;
         let chunks = assemble(&header, lines, repository.id_bytes(), repository.digest_key())?;
@@ -334,6 +487,10 @@ impl Drop for BackupWriter {
             self.discard();
         }
     }
+}
+
+fn no_parent() -> RepoError {
+    RepoError::unrepresentable("a file of a parent in a backup without one")
 }
 
 fn check_path(path: &[u8]) -> Result<()> {

@@ -6,12 +6,19 @@
 //!
 //! What is decoded is checked: runs cover every block of their leaf exactly once, in order, and stay inside their frames.
 
+mod builder;
+mod share;
+
 use std::collections::BTreeMap;
 
 use crate::bytes::{Malformed, Parsed, Reader, offset_u32, put_signed, put_varint};
 use crate::digest::Digest16;
 use crate::frame::{FrameRef, MAX_BLOCKS_FRAME};
 use crate::{BlockDigest, DigestKey};
+
+pub use self::builder::BlockMapBuilder;
+pub(crate) use self::builder::FinishedMap;
+pub(crate) use self::share::{PackShare, ShareCount};
 
 /// Blocks of a leaf, as a power of two, unless the file is so large that its root would be.
 const LEAF_SHIFT: u8 = 8;
@@ -95,14 +102,6 @@ pub(crate) enum Leaves {
     Pieces { leaves: Vec<Leaf>, shares: Vec<PackShare> },
 }
 
-/// How many stored bytes of a pack a file needs, about: frames count by the share of their blocks that is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PackShare {
-    pub(crate) epoch: u32,
-    pub(crate) pack: u32,
-    pub(crate) bytes: u64,
-}
-
 /// How leaves are cut.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LeafLayout {
@@ -127,146 +126,6 @@ impl LeafLayout {
     pub(crate) fn leaf(&self, index: u32) -> (u32, u32) {
         let first = index << self.shift;
         (first, (self.block_count - first).min(1 << self.shift))
-    }
-}
-
-/// Gathers where the blocks of one file went. Runs may come in any order; at the end they must cover every block once.
-#[derive(Debug, Clone, Default)]
-pub struct BlockMapBuilder {
-    digests: Vec<BlockDigest>,
-    runs: Vec<BlockRun>,
-}
-
-impl BlockMapBuilder {
-    /// A map without blocks; `block_count_hint` only saves reallocations.
-    #[must_use]
-    pub fn new(block_count_hint: u32) -> BlockMapBuilder {
-        let hint = (block_count_hint as usize).min(1 << 20);
-        BlockMapBuilder { digests: Vec::with_capacity(hint), runs: Vec::with_capacity(hint / 16 + 1) }
-    }
-
-    /// The blocks from `first_block` on lie in `frame`, from its block `position` on; one digest for each.
-    pub fn put_run(&mut self, first_block: u32, digests: &[BlockDigest], frame: FrameRef, position: u32) {
-        let Some(count) = self.put_digests(first_block, digests.len(), digests.iter().copied()) else {
-            return;
-        };
-        self.runs.push(BlockRun { first_block, count, target: RunTarget::Frame { frame, position } });
-    }
-
-    /// The `count` blocks from `first_block` on hold zeros; `zero_digest` is [`DigestKey::zero_block`].
-    pub fn put_zero(&mut self, first_block: u32, count: u32, zero_digest: BlockDigest) {
-        let digests = std::iter::repeat_n(zero_digest, count as usize);
-        if self.put_digests(first_block, count as usize, digests).is_some() {
-            self.runs.push(BlockRun { first_block, count, target: RunTarget::Zero });
-        }
-    }
-
-    fn put_digests(
-        &mut self,
-        first_block: u32,
-        count: usize,
-        digests: impl Iterator<Item = BlockDigest>,
-    ) -> Option<u32> {
-        let first = first_block as usize;
-        let end = first + count;
-        if self.digests.len() < end {
-            self.digests.resize(end, BlockDigest::default());
-        }
-        for (to, from) in self.digests.get_mut(first..end)?.iter_mut().zip(digests) {
-            *to = from;
-        }
-        u32::try_from(count).ok().filter(|count| *count > 0)
-    }
-
-    /// The number of blocks up to the last one that was put.
-    #[must_use]
-    pub fn block_count(&self) -> u32 {
-        u32::try_from(self.digests.len()).unwrap_or(u32::MAX)
-    }
-
-    /// Sorts the runs and checks that they cover `block_count` blocks exactly once.
-    pub(crate) fn finish(mut self, block_count: u32) -> Parsed<FinishedMap> {
-        self.runs.sort_by_key(|run| run.first_block);
-        let mut runs: Vec<BlockRun> = Vec::with_capacity(self.runs.len());
-        let mut next = 0_u32;
-        for run in self.runs {
-            if run.first_block != next {
-                return Err(Malformed("a map whose runs overlap or leave blocks out"));
-            }
-            next = next.checked_add(run.count).ok_or(Malformed("a map of too many blocks"))?;
-            match runs.last_mut() {
-                Some(last) if last.target == RunTarget::Zero && run.target == RunTarget::Zero => {
-                    last.count += run.count;
-                }
-                _ => runs.push(run),
-            }
-        }
-        if next != block_count || self.digests.len() != block_count as usize {
-            return Err(Malformed("a map that does not fit the length of its file"));
-        }
-        Ok(FinishedMap { runs, digests: self.digests })
-    }
-}
-
-/// A map that covers its file.
-#[derive(Debug)]
-pub(crate) struct FinishedMap {
-    pub(crate) runs: Vec<BlockRun>,
-    pub(crate) digests: Vec<BlockDigest>,
-}
-
-impl FinishedMap {
-    /// The runs cut at the borders of leaves, one list for each leaf.
-    pub(crate) fn leaf_runs(&self, layout: LeafLayout) -> Vec<Vec<BlockRun>> {
-        let mut leaves = vec![Vec::new(); layout.leaf_count() as usize];
-        for run in &self.runs {
-            let mut run = *run;
-            while run.count > 0 {
-                let index = run.first_block >> layout.shift;
-                let (first, blocks) = layout.leaf(index);
-                let count = run.count.min(first + blocks - run.first_block);
-                if let Some(leaf) = leaves.get_mut(index as usize) {
-                    leaf.push(BlockRun { count, ..run });
-                }
-                run.first_block += count;
-                run.count -= count;
-                if let RunTarget::Frame { position, .. } = &mut run.target {
-                    *position += count;
-                }
-            }
-        }
-        leaves
-    }
-
-    pub(crate) fn leaf_digests(&self, layout: LeafLayout, index: u32) -> &[BlockDigest] {
-        let (first, blocks) = layout.leaf(index);
-        self.digests.get(first as usize..(first + blocks) as usize).unwrap_or_default()
-    }
-}
-
-/// Sums up how much of each pack is needed.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct ShareCount(BTreeMap<(u32, u32), u64>);
-
-impl ShareCount {
-    pub(crate) fn add_run(&mut self, run: &BlockRun, block_size: u32) {
-        if let RunTarget::Frame { frame, .. } = run.target {
-            let used = u64::from(run.count) * u64::from(block_size) * u64::from(frame.stored_len);
-            self.add(&frame, used / u64::from(frame.raw_len.max(1)));
-        }
-    }
-
-    pub(crate) fn add_piece(&mut self, piece: &PieceRef) {
-        let used = u64::from(piece.len) * u64::from(piece.frame.stored_len);
-        self.add(&piece.frame, used / u64::from(piece.frame.raw_len.max(1)));
-    }
-
-    fn add(&mut self, frame: &FrameRef, bytes: u64) {
-        *self.0.entry((frame.epoch, frame.pack)).or_default() += bytes;
-    }
-
-    pub(crate) fn shares(&self) -> Vec<PackShare> {
-        self.0.iter().map(|(&(epoch, pack), &bytes)| PackShare { epoch, pack, bytes }).collect()
     }
 }
 
@@ -370,16 +229,93 @@ pub(crate) fn decode_digests(bytes: &[u8]) -> Parsed<Vec<BlockDigest>> {
     }
 }
 
+/// What one leaf says: where its blocks are, and their digests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LeafContents {
+    /// In order; every block of the leaf once.
+    pub(crate) runs: Vec<BlockRun>,
+    /// One for each block.
+    pub(crate) digests: Vec<BlockDigest>,
+}
+
+impl LeafContents {
+    /// Adds blocks behind the last one; neighbours in the same place become one run.
+    pub(crate) fn push(&mut self, run: BlockRun, digests: &[BlockDigest]) {
+        self.digests.extend_from_slice(digests);
+        match self.runs.last_mut() {
+            Some(last) if last.continues_in(&run) => last.count += run.count,
+            _ => self.runs.push(run),
+        }
+    }
+
+    /// Adds the blocks of `other` whose numbers are in the range; they must follow what is there. Answers how many
+    /// blocks that were.
+    pub(crate) fn push_part(&mut self, other: &LeafContents, from: u32, to: u32) -> u32 {
+        let start = other.runs.first().map_or(0, |run| run.first_block);
+        let mut pushed = 0;
+        for run in &other.runs {
+            let Some(part) = run.part(from, to) else { continue };
+            let at = (part.first_block - start) as usize;
+            let digests = other.digests.get(at..at + part.count as usize).unwrap_or_default();
+            self.push(part, digests);
+            pushed += part.count;
+        }
+        pushed
+    }
+}
+
+impl BlockRun {
+    /// Whether `next` goes on where this run ends, in the file and in what it points to.
+    fn continues_in(&self, next: &BlockRun) -> bool {
+        self.first_block + self.count == next.first_block
+            && match (self.target, next.target) {
+                (RunTarget::Zero, RunTarget::Zero) => true,
+                (
+                    RunTarget::Frame { frame, position },
+                    RunTarget::Frame { frame: next_frame, position: next_position },
+                ) => frame == next_frame && position + self.count == next_position,
+                _ => false,
+            }
+    }
+
+    /// The part of the run in the blocks from `from` up to, not including, `to`.
+    #[must_use]
+    pub fn part(&self, from: u32, to: u32) -> Option<BlockRun> {
+        let first = self.first_block.max(from);
+        let end = self.first_block.saturating_add(self.count).min(to);
+        let count = end.checked_sub(first).filter(|count| *count > 0)?;
+        let target = match self.target {
+            RunTarget::Zero => RunTarget::Zero,
+            RunTarget::Frame { frame, position } => {
+                RunTarget::Frame { frame, position: position + (first - self.first_block) }
+            }
+        };
+        Some(BlockRun { first_block: first, count, target })
+    }
+}
+
 impl Root {
     /// The root of a file with one leaf.
-    pub(crate) fn inline(map: FinishedMap, key: &DigestKey) -> Root {
-        let layout = LeafLayout::new(u32::try_from(map.digests.len()).unwrap_or(u32::MAX));
-        let digest = key.file(layout.block_count, layout.shift, std::iter::once(key.leaf(&map.digests)));
+    pub(crate) fn inline(leaf: LeafContents, key: &DigestKey) -> Root {
+        let layout = LeafLayout::new(u32::try_from(leaf.digests.len()).unwrap_or(u32::MAX));
+        let digest = key.file(layout.block_count, layout.shift, std::iter::once(key.leaf(&leaf.digests)));
         Root {
             block_count: layout.block_count,
             leaf_shift: layout.shift,
             digest,
-            leaves: Leaves::Inline { runs: map.runs, digests: map.digests },
+            leaves: Leaves::Inline { runs: leaf.runs, digests: leaf.digests },
+        }
+    }
+
+    /// What the file needs of each pack, the root itself left out.
+    pub(crate) fn shares(&self, block_size: u32) -> ShareCount {
+        match &self.leaves {
+            Leaves::Inline { runs, .. } => {
+                let mut shares = ShareCount::default();
+                runs.iter().for_each(|run| shares.add_run(run, block_size));
+                shares
+            }
+            Leaves::Pieces { shares, .. } => ShareCount::from_shares(shares),
         }
     }
 

@@ -253,18 +253,33 @@ impl BlockEncoder {
     /// When `blocks` is empty, longer than [`MAX_BLOCKS_FRAME`], or not a multiple of the block size.
     #[must_use]
     pub fn encode(&mut self, blocks: &[u8]) -> EncodedFrame {
+        let digests = blocks.chunks_exact(self.block_size).map(|block| self.key.block(block)).collect();
+        self.encode_digested(blocks, digests)
+    }
+
+    /// As [`encode`](Self::encode), for blocks whose digests ([`Self::digest`]) are known already.
+    ///
+    /// # Panics
+    /// As `encode`, and when there is not one digest for each block.
+    #[must_use]
+    pub fn encode_digested(&mut self, blocks: &[u8], digests: Vec<BlockDigest>) -> EncodedFrame {
         assert!(
             !blocks.is_empty()
                 && blocks.len() <= MAX_BLOCKS_FRAME
-                && blocks.len().is_multiple_of(self.block_size),
-            "{} bytes cannot be a frame of blocks of {} bytes",
+                && blocks.len() == digests.len() * self.block_size,
+            "{} bytes with {} digests cannot be a frame of blocks of {} bytes",
             blocks.len(),
+            digests.len(),
             self.block_size
         );
-        let digests: Vec<BlockDigest> =
-            blocks.chunks_exact(self.block_size).map(|block| self.key.block(block)).collect();
         let digest = self.key.blocks_frame(&digests);
         build(&mut self.compressor, &mut self.scratch, FrameKind::Blocks, blocks, digest, digests)
+    }
+
+    /// The digest of one block.
+    #[must_use]
+    pub fn digest(&self, block: &[u8]) -> BlockDigest {
+        self.key.block(block)
     }
 
     /// The digest of a block of zeros, for [`crate::BlockMapBuilder::put_zero`].

@@ -28,6 +28,7 @@ mod manifest_writer;
 mod map_writer;
 mod pack;
 mod pack_check;
+mod parent_map;
 mod report;
 mod repository;
 mod stanza;
@@ -55,6 +56,7 @@ pub use manifest::{
 };
 pub use pack::{IndexEntry, PackHeader};
 pub use pack_check::{PackCheck, PackContents};
+pub use parent_map::{ParentLeaf, ParentMap, Scatter};
 pub use report::ReportName;
 pub use repository::Repository;
 pub use stanza::{BackupListing, ClusterRecord, Stanza};

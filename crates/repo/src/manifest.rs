@@ -141,6 +141,9 @@ pub struct ManifestHeader {
     pub record: u32,
     /// How much was read.
     pub kind: BackupKind,
+    /// The backup that it was compared with, for humans: nothing is needed of it that `packs` does not list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<BackupId>,
     /// Where the bytes came from: `local` or `stream`.
     pub source: String,
     /// The program that wrote the backup.
@@ -226,6 +229,7 @@ impl Default for ManifestHeader {
             stanza: String::new(),
             record: 1,
             kind: BackupKind::Full,
+            parent: None,
             source: String::new(),
             written_by: String::new(),
             host: String::new(),

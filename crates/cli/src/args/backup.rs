@@ -7,7 +7,8 @@ use crate::config::Flag;
 
 const EXAMPLES: &str = "\
 Examples:
-  pgkeep backup --repo /srv/backup
+  pgkeep backup --repo /srv/backup                # the first is full, later ones are incremental
+  pgkeep backup --repo /srv/backup --type full    # read and write everything again
   pgkeep backup --repo /srv/backup --source stream --compress zstd:9 -h db1 -U backup
   pgkeep backup --repo /srv/backup --annotate ticket=1234 --annotate by=ann
   pgkeep backup --repo /srv/backup --dry-run";
@@ -16,6 +17,12 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct BackupArgs {
+    /// All of it, what changed since the last full one, or since the newest; every backup is complete [default: auto]
+    #[arg(long = "type", value_name = "TYPE", value_parser = ["auto", "full", "diff", "incr"])]
+    kind: Option<String>,
+    /// Find what changed by comparing every block, by the archived WAL, or ask the server (17+) [default: auto]
+    #[arg(long, value_name = "HOW", value_parser = ["auto", "compare", "wal", "server"])]
+    changes: Option<String>,
     /// Read the data directory here, or stream over the replication protocol [default: auto]
     #[arg(long, value_name = "SOURCE", value_parser = ["auto", "local", "stream"])]
     source: Option<String>,
@@ -48,6 +55,8 @@ impl BackupArgs {
     /// The settings that these options override.
     pub(crate) fn flags(&self) -> Vec<Flag> {
         Flag::given([
+            ("backup.type", "--type", &self.kind),
+            ("backup.changes", "--changes", &self.changes),
             ("backup.source", "--source", &self.source),
             ("backup.jobs", "--jobs", &self.jobs),
             ("backup.compress", "--compress", &self.compress),

@@ -15,6 +15,8 @@ pub(super) fn backup(context: &Context, args: &BackupArgs) -> Result<u8> {
     let request = BackupRequest {
         location: context.location()?,
         connection: context.caller.connection(&args.connection, settings.conninfo.as_deref()),
+        kind: settings.backup.kind,
+        changes: settings.backup.changes,
         source: settings.backup.source,
         jobs: settings.backup.jobs,
         compression: settings.backup.compression,

@@ -35,10 +35,12 @@ const fn number(path: &'static str, built_in: Option<&'static str>) -> Setting {
 }
 
 /// Every setting there is, in the order in which they are shown.
-pub(crate) const SETTINGS: [Setting; 13] = [
+pub(crate) const SETTINGS: [Setting; 15] = [
     text("repo", None),
     text("stanza", Some("main")),
     text("connection.conninfo", None),
+    text("backup.type", Some("auto")),
+    text("backup.changes", Some("auto")),
     text("backup.source", Some("auto")),
     // The built-in number of jobs is the number of processors, which only the machine knows.
     number("backup.jobs", None),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pgkeep_engine::backup::{Checkpoint, SourceChoice, WalChoice};
+use pgkeep_engine::backup::{ChangesChoice, Checkpoint, SourceChoice, TypeChoice, WalChoice};
 use pgkeep_engine::{Compression, Error, ErrorKind, Result};
 
 use super::raw::RawFile;
@@ -62,6 +62,8 @@ pub(crate) struct Settings {
 /// `[backup]`.
 #[derive(Debug)]
 pub(crate) struct BackupSettings {
+    pub(crate) kind: TypeChoice,
+    pub(crate) changes: ChangesChoice,
     pub(crate) source: SourceChoice,
     pub(crate) jobs: usize,
     pub(crate) compression: Compression,
@@ -188,6 +190,24 @@ fn typed(winners: &BTreeMap<&'static str, Given>, working_directory: &Path) -> R
         stanza: stanza.text.clone(),
         conninfo: optional("connection.conninfo"),
         backup: BackupSettings {
+            kind: choice(
+                required("backup.type")?,
+                [
+                    ("auto", TypeChoice::Auto),
+                    ("full", TypeChoice::Full),
+                    ("diff", TypeChoice::Differential),
+                    ("incr", TypeChoice::Incremental),
+                ],
+            )?,
+            changes: choice(
+                required("backup.changes")?,
+                [
+                    ("auto", ChangesChoice::Auto),
+                    ("compare", ChangesChoice::Compare),
+                    ("wal", ChangesChoice::Wal),
+                    ("server", ChangesChoice::Server),
+                ],
+            )?,
             source: choice(
                 required("backup.source")?,
                 [

@@ -93,6 +93,14 @@ pub(crate) fn backup(report: &BackupReport) -> String {
     if report.id.is_some() {
         fields.add("stored", stored(report.stored_bytes, report.size_bytes));
     }
+    fields.add("type", because(&backup_type(report), &report.type_reason));
+    if report.parent.is_some() && report.id.is_some() {
+        fields.add("read", format!("{} of the cluster: {}", size(report.read_bytes), report.changes_reason));
+        fields.add(
+            "changed",
+            format!("{}, {} unchanged", size(report.new_bytes), count(report.unchanged_files, "file")),
+        );
+    }
     fields.add("source", because(source(report.source), &report.source_reason));
     fields.add("WAL", because(wal(report.wal), &report.wal_reason));
     if let (Some(start), Some(stop), Some(timeline)) = (report.start_lsn, report.stop_lsn, report.timeline) {
@@ -116,6 +124,14 @@ pub(crate) fn backup(report: &BackupReport) -> String {
         None => "dry run: nothing was written\n".to_owned(),
     };
     format!("{head}{}{}", fields.show(), bad_pages(&report.bad_pages))
+}
+
+/// `full`, or what it builds on.
+fn backup_type(report: &BackupReport) -> String {
+    match &report.parent {
+        Some(parent) => format!("{}, builds on {parent}", report.kind.name()),
+        None => report.kind.name().to_owned(),
+    }
 }
 
 /// The result of `restore`.

@@ -1,5 +1,6 @@
 //! How reports look, from made-up ones.
 
+use pgkeep_engine::backup::{BackupType, ChangesFrom};
 use pgkeep_engine::check::Finding;
 use pgkeep_engine::{Lsn, TimelineId};
 
@@ -83,7 +84,14 @@ fn an_empty_list_says_what_to_do() {
 fn a_backup_with_bad_pages_names_files_and_blocks() {
     let report = BackupReport {
         id: Some("000001-20261122T091200Z".into()),
-        kind: "full".into(),
+        kind: BackupType::Incremental,
+        parent: Some("000001-20261122T091200Z".into()),
+        type_reason: "the newest backup".into(),
+        changes: Some(ChangesFrom::Compare),
+        changes_reason: "every block was compared".into(),
+        read_bytes: 1_771_674_009,
+        new_bytes: 23_756_800,
+        unchanged_files: 941,
         source: SourceKind::Local,
         source_reason: "the data directory is readable here".into(),
         wal: WalMode::Include,

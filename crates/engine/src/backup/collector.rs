@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use pgkeep_format::Lsn;
-use pgkeep_repo::{BackupWriter, BlockDigest, BlockMapBuilder, FileMeta, FrameRef};
+use pgkeep_repo::{BackupWriter, BlockDigest, BlockMapBuilder, FileEntry, FileMeta, FrameRef};
 
 use super::BadPages;
+use super::work::SourceFile;
 use super::worker::{Processed, ProcessedStretch, Suspect};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -33,6 +34,12 @@ pub struct Collected {
     pub files: u64,
     /// Their bytes.
     pub size_bytes: u64,
+    /// Bytes that were read from the cluster.
+    pub read_bytes: u64,
+    /// Bytes of the blocks that are stored by this backup; the others lie in packs of earlier ones or hold zeros.
+    pub new_bytes: u64,
+    /// Files that are exactly the parent's.
+    pub unchanged_files: u64,
     /// Bad pages by file.
     pub bad_pages: Vec<BadPages>,
     /// Pages that only the stop position can judge.
@@ -64,7 +71,8 @@ impl<'a> Collector<'a> {
         }
         let mut bytes = 0;
         for stretch in processed.stretches {
-            bytes += stretch.read_bytes;
+            bytes += stretch.read_bytes + stretch.skipped_bytes;
+            self.collected.read_bytes += stretch.read_bytes;
             self.accept_stretch(stretch, &places)?;
         }
         Ok(bytes)
@@ -89,6 +97,7 @@ impl<'a> Collector<'a> {
                     let from = position as usize;
                     let own = &digests[from..from + run.count as usize];
                     open.builder.put_run(run.first_block, own, *place, position);
+                    self.collected.new_bytes += u64::from(run.count) * u64::from(self.block_size);
                 }
                 None => open.builder.put_zero(run.first_block, run.count, self.zero_digest),
             }
@@ -114,11 +123,31 @@ impl<'a> Collector<'a> {
                 mtime: file.modified,
                 size,
             };
-            self.writer.add_file(meta, done.builder)?;
+            self.add_file(file, meta, done.builder)?;
             self.collected.files += 1;
             self.collected.size_bytes += size;
         }
         Ok(())
+    }
+
+    fn add_file(&mut self, file: &SourceFile, meta: FileMeta, mut map: BlockMapBuilder) -> Result<()> {
+        // Less was read than announced: the zeros that stood for the rest are not part of the file.
+        let blocks = meta.size.div_ceil(u64::from(self.block_size));
+        map.truncate(u32::try_from(blocks).unwrap_or(u32::MAX));
+        match &file.parent {
+            None => self.writer.add_file(meta, map)?,
+            Some(parent) if map.is_empty() && meta.size == parent.entry.meta.size => {
+                self.collected.unchanged_files += 1;
+                self.writer.keep_file(meta, &parent.entry)?;
+            }
+            Some(parent) => self.writer.add_changed_file(meta, map, &parent.entry)?,
+        }
+        Ok(())
+    }
+
+    /// Says that these files of the parent are gone.
+    pub fn drop_files(&mut self, gone: &[FileEntry]) -> Result<()> {
+        Ok(gone.iter().try_for_each(|entry| self.writer.drop_file(entry))?)
     }
 
     /// Takes over a directory.

@@ -155,10 +155,9 @@ fn work_until_done(
 ) -> Result<()> {
     for work in work {
         stop.check()?;
-        let processed = worker.process(work)?;
-        if messages.send(Message::Processed(processed)).is_err() {
-            return Ok(());
-        }
+        worker.process(work, &mut |processed| {
+            messages.send(Message::Processed(processed)).map_err(|_| stopped())
+        })?;
     }
     Ok(())
 }

@@ -5,10 +5,12 @@
 //! written last, only when every byte of that WAL is proved to be in the repository. Killed at any point, the server ends the
 //! backup when the session goes, and the repository holds rubbish that nothing lists.
 
+mod basis;
 mod collector;
 mod confirm;
 mod copy;
 mod external_config;
+mod parent_files;
 mod plan;
 mod request;
 mod run;
@@ -21,12 +23,16 @@ mod work;
 mod worker;
 
 pub use request::{
-    BackupReport, BackupRequest, BadPages, Checkpoint, SourceChoice, SourceKind, WalChoice, WalMode,
+    BackupReport, BackupRequest, BackupType, BadPages, ChangesChoice, ChangesFrom, Checkpoint, SourceChoice,
+    SourceKind, TypeChoice, WalChoice, WalMode,
 };
 
-use jiff::Timestamp;
-use pgkeep_repo::{ClusterRecord, Stanza};
+use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+use pgkeep_repo::{ClusterRecord, ManifestHeader, Stanza};
+
+use self::basis::Basis;
 use self::plan::BackupPlan;
 use self::server::ServerFacts;
 use crate::error::{Error, ErrorKind, Result};
@@ -47,7 +53,9 @@ pub fn backup(request: &BackupRequest, observer: &dyn Observer, cancel: &Cancel)
         )),
     };
     let fed = wal_wait::last_archived_is_here(&mut session, &archive)?;
-    let plan = plan::plan(request, &facts, &local, fed)?;
+    let basis = choose_basis(request, &stanza, &record, &facts)?;
+    let plan = plan::plan(request, &facts, basis, &local, fed)?;
+    observer.event(Event::Note { text: basis_text(&plan.basis) });
     observer.event(Event::Note {
         text: format!("copying {} ({})", source_text(plan.source), plan.source_reason),
     });
@@ -79,6 +87,29 @@ fn record_of(stanza: &Stanza, facts: &ServerFacts) -> Result<ClusterRecord> {
         .hint("a new cluster takes a new stanza: `pgkeep init --stanza NAME`"))
 }
 
+/// On what the backup builds: a backup of the same cluster that can be read and is not known to be damaged.
+fn choose_basis(
+    request: &BackupRequest,
+    stanza: &Stanza,
+    record: &ClusterRecord,
+    facts: &ServerFacts,
+) -> Result<Basis> {
+    let headers: Vec<ManifestHeader> = stanza
+        .backups()?
+        .into_iter()
+        .filter_map(|listing| listing.header.ok())
+        .filter(|header| header.record == record.sequence)
+        .collect();
+    Ok(basis::choose(request.kind, &headers, &BTreeMap::new(), facts))
+}
+
+fn basis_text(basis: &Basis) -> String {
+    match basis.parent {
+        Some(parent) => format!("type: {}, builds on {parent} ({})", basis.kind.name(), basis.reason),
+        None => format!("type: {} ({})", basis.kind.name(), basis.reason),
+    }
+}
+
 fn source_text(source: SourceKind) -> &'static str {
     match source {
         SourceKind::Local => "from the data directory",
@@ -96,7 +127,11 @@ fn wal_text(wal: WalMode) -> &'static str {
 fn dry_report(plan: &BackupPlan, facts: &ServerFacts) -> BackupReport {
     BackupReport {
         id: None,
-        kind: "full".to_owned(),
+        kind: plan.basis.kind,
+        parent: plan.basis.parent.map(|parent| parent.to_string()),
+        type_reason: plan.basis.reason.clone(),
+        changes: None,
+        changes_reason: String::new(),
         source: plan.source,
         source_reason: plan.source_reason.clone(),
         wal: plan.wal,
@@ -108,6 +143,9 @@ fn dry_report(plan: &BackupPlan, facts: &ServerFacts) -> BackupReport {
         timeline: None,
         files: 0,
         size_bytes: 0,
+        read_bytes: 0,
+        new_bytes: 0,
+        unchanged_files: 0,
         stored_bytes: 0,
         vanished_files: 0,
         checksums_verified: facts.checksums,

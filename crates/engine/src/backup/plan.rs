@@ -1,10 +1,11 @@
 //! What a backup will do, decided before it does it: pure, and printed by `--dry-run`.
 //!
-//! Two choices: where the bytes come from and where the WAL comes from, each with its reason. What was asked for and
+//! Three choices: on what the backup builds, where the bytes come from and where the WAL comes from, each with its reason. What was asked for and
 //! cannot be is an error; `auto` never is one.
 
 use std::path::PathBuf;
 
+use super::basis::Basis;
 use super::server::ServerFacts;
 use super::source_local::NotThisCluster;
 use super::{BackupRequest, SourceChoice, SourceKind, WalChoice, WalMode};
@@ -13,6 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// What will be done.
 #[derive(Clone, Debug)]
 pub struct BackupPlan {
+    /// How much is read, and on what the backup builds.
+    pub basis: Basis,
     /// Where the bytes come from.
     pub source: SourceKind,
     /// Why.
@@ -29,6 +32,7 @@ pub struct BackupPlan {
 pub fn plan(
     request: &BackupRequest,
     facts: &ServerFacts,
+    basis: Basis,
     local: &std::result::Result<PathBuf, NotThisCluster>,
     last_archived_is_here: bool,
 ) -> Result<BackupPlan> {
@@ -52,7 +56,7 @@ pub fn plan(
         (SourceChoice::Auto, Err(NotThisCluster(why))) => (SourceKind::Stream, why.clone(), None),
     };
     let (wal, wal_reason) = plan_wal(request.wal, facts, last_archived_is_here)?;
-    Ok(BackupPlan { source, source_reason, data_directory, wal, wal_reason })
+    Ok(BackupPlan { basis, source, source_reason, data_directory, wal, wal_reason })
 }
 
 fn refuse_minimal_wal(facts: &ServerFacts) -> Result<()> {
@@ -97,12 +101,13 @@ fn plan_wal(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{ConnectionRequest, Location};
     use pgkeep_format::WalSegmentSize;
 
-    fn facts(archive_mode: &str, command: &str) -> ServerFacts {
+    /// A server of 18 that is fit to be backed up.
+    pub(in super::super) fn facts(archive_mode: &str, command: &str) -> ServerFacts {
         ServerFacts {
             system_identifier: 1,
             version: 180_001,
@@ -129,6 +134,8 @@ mod tests {
         BackupRequest {
             location: Location { repository: "/r".into(), stanza: "main".into() },
             connection: ConnectionRequest::default(),
+            kind: super::super::TypeChoice::Auto,
+            changes: super::super::ChangesChoice::Auto,
             source,
             jobs: 1,
             compression: pgkeep_repo::Compression::None,
@@ -140,11 +147,16 @@ mod tests {
         }
     }
 
+    fn basis() -> Basis {
+        Basis { kind: super::super::BackupType::Full, parent: None, reason: String::new() }
+    }
+
     #[test]
     fn without_an_archiver_the_wal_is_included() {
         let here = Ok(PathBuf::from("/data"));
         let plan =
-            plan(&request(SourceChoice::Auto, WalChoice::Auto), &facts("off", ""), &here, false).unwrap();
+            plan(&request(SourceChoice::Auto, WalChoice::Auto), &facts("off", ""), basis(), &here, false)
+                .unwrap();
         assert_eq!((plan.source, plan.wal), (SourceKind::Local, WalMode::Include));
     }
 
@@ -154,6 +166,7 @@ mod tests {
         let plan = plan(
             &request(SourceChoice::Auto, WalChoice::Auto),
             &facts("on", "pgkeep wal push %p"),
+            basis(),
             &away,
             false,
         )
@@ -164,15 +177,18 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_with_a_way_out() {
         let away = Err(NotThisCluster("elsewhere".into()));
-        let error = plan(&request(SourceChoice::Local, WalChoice::Auto), &facts("off", ""), &away, false)
-            .unwrap_err();
+        let error =
+            plan(&request(SourceChoice::Local, WalChoice::Auto), &facts("off", ""), basis(), &away, false)
+                .unwrap_err();
         assert_eq!(error.kind, ErrorKind::Mismatch);
-        let error = plan(&request(SourceChoice::Auto, WalChoice::Archive), &facts("off", ""), &away, false)
-            .unwrap_err();
+        let error =
+            plan(&request(SourceChoice::Auto, WalChoice::Archive), &facts("off", ""), basis(), &away, false)
+                .unwrap_err();
         assert_eq!(error.kind, ErrorKind::Config);
         let mut minimal = facts("off", "");
         minimal.wal_level = "minimal".into();
-        let error = plan(&request(SourceChoice::Auto, WalChoice::Auto), &minimal, &away, false).unwrap_err();
+        let error =
+            plan(&request(SourceChoice::Auto, WalChoice::Auto), &minimal, basis(), &away, false).unwrap_err();
         assert!(!error.hints.is_empty());
     }
 }

@@ -3,9 +3,99 @@
 use std::collections::BTreeMap;
 
 use pgkeep_format::{Lsn, TimelineId};
-use pgkeep_repo::Compression;
+use pgkeep_repo::{BackupKind, Compression};
 
 use crate::{ConnectionRequest, Location};
+
+/// How much is read and written, as asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum TypeChoice {
+    /// Incremental where there is a backup to build on, full otherwise.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// All of it.
+    #[serde(rename = "full")]
+    Full,
+    /// What changed since the last full backup.
+    #[serde(rename = "diff")]
+    Differential,
+    /// What changed since the newest backup.
+    #[serde(rename = "incr")]
+    Incremental,
+}
+
+/// How much was read and written. Every backup is complete, whichever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum BackupType {
+    /// All of it.
+    #[serde(rename = "full")]
+    Full,
+    /// What changed since the last full backup.
+    #[serde(rename = "diff")]
+    Differential,
+    /// What changed since another backup.
+    #[serde(rename = "incr")]
+    Incremental,
+}
+
+impl BackupType {
+    /// The name that users know: `full`, `diff`, `incr`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BackupType::Full => "full",
+            BackupType::Differential => "diff",
+            BackupType::Incremental => "incr",
+        }
+    }
+}
+
+impl From<BackupKind> for BackupType {
+    fn from(kind: BackupKind) -> BackupType {
+        match kind {
+            BackupKind::Full => BackupType::Full,
+            BackupKind::Differential => BackupType::Differential,
+            BackupKind::Incremental => BackupType::Incremental,
+        }
+    }
+}
+
+impl From<BackupType> for BackupKind {
+    fn from(kind: BackupType) -> BackupKind {
+        match kind {
+            BackupType::Full => BackupKind::Full,
+            BackupType::Differential => BackupKind::Differential,
+            BackupType::Incremental => BackupKind::Incremental,
+        }
+    }
+}
+
+/// How an incremental backup finds what changed, as asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangesChoice {
+    /// What is proved safe and costs least.
+    #[default]
+    Auto,
+    /// Every block is read, and its digest compared with the parent's.
+    Compare,
+    /// The block summaries of the archived WAL say what is to be read.
+    Wal,
+    /// The server sends what changed (17 and later, `--source stream`).
+    Server,
+}
+
+/// How an incremental backup found what changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangesFrom {
+    /// Every block was read, and its digest compared with the parent's.
+    Compare,
+    /// The block summaries of the archived WAL said what was to be read.
+    Wal,
+    /// The server sent what changed.
+    Server,
+}
 
 /// Where the bytes come from, as asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -71,6 +161,10 @@ pub struct BackupRequest {
     pub location: Location,
     /// The server.
     pub connection: ConnectionRequest,
+    /// How much to read.
+    pub kind: TypeChoice,
+    /// How to find what changed.
+    pub changes: ChangesChoice,
     /// Where from.
     pub source: SourceChoice,
     /// Worker threads; at least one.
@@ -105,9 +199,17 @@ pub struct BadPages {
 pub struct BackupReport {
     /// The backup; none on a dry run.
     pub id: Option<String>,
-    /// "full", for now.
+    /// How much was read and written.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: BackupType,
+    /// The backup that it builds on; none for a full one. It is not needed for a restore.
+    pub parent: Option<String>,
+    /// Why that type and that parent.
+    pub type_reason: String,
+    /// How it was found what changed; none for a full backup.
+    pub changes: Option<ChangesFrom>,
+    /// Why in that way.
+    pub changes_reason: String,
     /// Where the bytes came from.
     pub source: SourceKind,
     /// Why that source.
@@ -130,6 +232,12 @@ pub struct BackupReport {
     pub files: u64,
     /// Their bytes.
     pub size_bytes: u64,
+    /// Bytes that were read from the cluster.
+    pub read_bytes: u64,
+    /// Bytes of blocks that are new in the repository, before compression.
+    pub new_bytes: u64,
+    /// Files that are exactly the parent's.
+    pub unchanged_files: u64,
     /// Bytes that this backup added to the repository.
     pub stored_bytes: u64,
     /// Files that went away while the backup ran, which PostgreSQL allows.

@@ -20,6 +20,7 @@ use pgkeep_wire::{BaseBackupEvent, BaseBackupOptions, CancelHandle, Connection};
 
 use super::collector::{Collected, Collector};
 use super::copy::{Sink, copy};
+use super::parent_files::{ParentFile, ParentFiles};
 use super::plan::BackupPlan;
 use super::server::{self, ServerFacts, StoppedBackup};
 use super::source_local;
@@ -28,11 +29,15 @@ use super::wal_receive::{PreparedReceiver, Received, RunningReceiver};
 use super::work::{Bundler, SourceFile, Stretch, Work};
 use super::worker::{PageRule, Worker};
 use super::{
-    BackupReport, BackupRequest, Checkpoint, SourceKind, WalMode, confirm, external_config, wal_wait,
+    BackupReport, BackupRequest, ChangesFrom, Checkpoint, SourceKind, WalMode, confirm, external_config,
+    wal_wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
 use crate::wal::{put_history, wal_tail_object};
+
+/// Stretches of a local source that are compared are gathered up to this many bytes: what is left of them shares frames.
+const COMPARED_BYTES: usize = 16 << 20;
 
 /// All that a run works with.
 pub struct Run<'a> {
@@ -52,6 +57,14 @@ pub struct Run<'a> {
     pub observer: &'a dyn Observer,
     /// May stop it.
     pub cancel: &'a Cancel,
+}
+
+/// What is told of a backup beside what its header says.
+struct Counts {
+    vanished: u64,
+    read_bytes: u64,
+    new_bytes: u64,
+    unchanged_files: u64,
 }
 
 /// What the copy left behind, before the WAL is proved.
@@ -79,11 +92,11 @@ pub fn run(run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
     };
     let mut writer = run.stanza.begin_backup(Timestamp::now(), lease)?;
     match run.fill(&mut session, &mut writer) {
-        Ok((header, vanished)) => {
+        Ok((header, counts)) => {
             run.step(Step::Commit, None);
             let header = writer.commit(header)?;
             run.observer.event(Event::StepFinished { step: Step::Commit });
-            Ok(run.report(&header, vanished))
+            Ok(run.report(&header, &counts))
         }
         Err(error) => {
             writer.abandon();
@@ -94,7 +107,8 @@ pub fn run(run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
 
 impl Run<'_> {
     /// Everything but the commit.
-    fn fill(&self, session: &mut Connection, writer: &mut BackupWriter) -> Result<(ManifestHeader, u64)> {
+    fn fill(&self, session: &mut Connection, writer: &mut BackupWriter) -> Result<(ManifestHeader, Counts)> {
+        let parent = self.open_parent(writer)?;
         let external = external_config::collect(
             session,
             &self.facts,
@@ -110,8 +124,10 @@ impl Run<'_> {
         let start_time = server::clock(session)?;
         let mut receiver = None;
         let copied = match &self.plan.data_directory {
-            Some(directory) => self.copy_local(session, writer, directory, prepared, &mut receiver),
-            None => self.copy_stream(writer, prepared, &mut receiver),
+            Some(directory) => {
+                self.copy_local(session, writer, directory, parent.as_ref(), prepared, &mut receiver)
+            }
+            None => self.copy_stream(writer, parent.as_ref(), prepared, &mut receiver),
         };
         let mut copied = match copied {
             Ok(copied) => copied,
@@ -148,8 +164,21 @@ impl Run<'_> {
                 hint: Some("the cluster itself is damaged there; the pages are kept as they are".to_owned()),
             });
         }
-        let vanished = copied.vanished;
-        Ok((self.header(copied, &label, times, wal, external), vanished))
+        let counts = Counts {
+            vanished: copied.vanished,
+            read_bytes: copied.collected.read_bytes,
+            new_bytes: copied.collected.new_bytes,
+            unchanged_files: copied.collected.unchanged_files,
+        };
+        Ok((self.header(copied, &label, times, wal, external), counts))
+    }
+
+    /// Opens the backup that this one builds on, and tells the writer of it.
+    fn open_parent(&self, writer: &mut BackupWriter) -> Result<Option<ParentFiles>> {
+        let Some(id) = self.plan.basis.parent else { return Ok(None) };
+        let reader = self.stanza.backup(id)?;
+        writer.build_on(&reader)?;
+        Ok(Some(ParentFiles::read(&reader)?))
     }
 
     fn copy_local(
@@ -157,6 +186,7 @@ impl Run<'_> {
         session: &mut Connection,
         writer: &mut BackupWriter,
         directory: &Path,
+        parent: Option<&ParentFiles>,
         prepared: Option<PreparedReceiver>,
         receiver: &mut Option<RunningReceiver>,
     ) -> Result<Copied> {
@@ -182,16 +212,16 @@ impl Run<'_> {
         let mut collector = self.collector(writer);
         let receiving = receiver.as_ref();
         copy(self.workers(start), &mut collector, self.observer, self.cancel, |sink| {
-            self.hand_out(&walk.entries, sink, receiving, &vanished)
+            self.hand_out(&walk.entries, parent, sink, receiving, &vanished)
         })?;
         // Last of all: a standby's control file says up to where replay must go.
         let (bytes, mode, modified) = source_local::read_control_file(directory)?;
-        collector.accept(self.worker(start).process(whole_file(
-            CONTROL_FILE_PATH,
-            bytes,
-            mode,
-            modified,
-        ))?)?;
+        let old = take_parent(parent, CONTROL_FILE_PATH)?;
+        self.worker(start)
+            .process(whole_file(CONTROL_FILE_PATH, old, bytes, mode, modified), &mut |processed| {
+                collector.accept(processed).map(drop)
+            })?;
+        collector.drop_files(&parent.map(ParentFiles::left).unwrap_or_default())?;
         let collected = collector.finish()?;
         self.observer.event(Event::StepFinished { step: Step::Copy });
         let stopped = server::stop(session)?;
@@ -202,12 +232,13 @@ impl Run<'_> {
     fn hand_out(
         &self,
         entries: &[source_local::Entry],
+        parent: Option<&ParentFiles>,
         sink: &Sink<'_>,
         receiver: Option<&RunningReceiver>,
         vanished: &AtomicU64,
     ) -> Result<()> {
         let version_directory = self.facts.tablespace_directory();
-        let mut bundler = Bundler::new(self.facts.block_size);
+        let mut bundler = Bundler::new(self.facts.block_size, COMPARED_BYTES);
         for (number, entry) in entries.iter().enumerate() {
             if receiver.is_some_and(RunningReceiver::has_failed) {
                 return Err(Error::new(ErrorKind::Connect, "the WAL stream ended before the backup did")
@@ -217,8 +248,12 @@ impl Run<'_> {
                 sink.directory(entry.path.clone(), entry.mode)?;
                 continue;
             }
-            let Some(file) = source_local::open(entry, number as u64, &version_directory)? else {
+            let old = take_parent(parent, &entry.path)?;
+            let Some(file) = source_local::open(entry, number as u64, &version_directory, old)? else {
                 vanished.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if let Some(parent) = parent {
+                    parent.put_back(&entry.path);
+                }
                 continue;
             };
             for stretch in source_local::stretches(&file) {
@@ -236,6 +271,7 @@ impl Run<'_> {
     fn copy_stream(
         &self,
         writer: &mut BackupWriter,
+        parent: Option<&ParentFiles>,
         prepared: Option<PreparedReceiver>,
         receiver: &mut Option<RunningReceiver>,
     ) -> Result<Copied> {
@@ -270,12 +306,13 @@ impl Run<'_> {
         self.step(Step::Copy, total);
         let mut collector = self.collector(writer);
         let mut texts = (None, None);
-        let cutter = StreamCutter::new(self.facts.tablespace_directory(), self.facts.block_size);
+        let cutter = StreamCutter::new(self.facts.tablespace_directory(), self.facts.block_size, parent);
         let receiving = receiver.as_ref();
         copy(self.workers(start), &mut collector, self.observer, self.cancel, |sink| {
             texts = cut_stream(&mut stream, cutter, sink, receiving)?;
             Ok(())
         })?;
+        collector.drop_files(&parent.map(ParentFiles::left).unwrap_or_default())?;
         let collected = collector.finish()?;
         self.observer.event(Event::StepFinished { step: Step::Copy });
         let (stop, _) = stream.finish()?;
@@ -389,6 +426,8 @@ impl Run<'_> {
         let facts = &self.facts;
         ManifestHeader {
             record: self.record.sequence,
+            kind: self.plan.basis.kind.into(),
+            parent: self.plan.basis.parent,
             source: match self.plan.source {
                 SourceKind::Local => "local",
                 SourceKind::Stream => "stream",
@@ -437,10 +476,14 @@ impl Run<'_> {
         }
     }
 
-    fn report(&self, header: &ManifestHeader, vanished_files: u64) -> BackupReport {
+    fn report(&self, header: &ManifestHeader, counts: &Counts) -> BackupReport {
         BackupReport {
             id: Some(header.id.to_string()),
-            kind: "full".to_owned(),
+            kind: self.plan.basis.kind,
+            parent: self.plan.basis.parent.map(|parent| parent.to_string()),
+            type_reason: self.plan.basis.reason.clone(),
+            changes: self.plan.basis.parent.map(|_| ChangesFrom::Compare),
+            changes_reason: "every block was compared".to_owned(),
             source: self.plan.source,
             source_reason: self.plan.source_reason.clone(),
             wal: self.plan.wal,
@@ -452,8 +495,11 @@ impl Run<'_> {
             timeline: Some(header.timeline),
             files: header.totals.files,
             size_bytes: header.totals.size_bytes,
+            read_bytes: counts.read_bytes,
+            new_bytes: counts.new_bytes,
+            unchanged_files: counts.unchanged_files,
             stored_bytes: header.totals.stored_bytes,
-            vanished_files,
+            vanished_files: counts.vanished,
             checksums_verified: header.checksums,
             bad_pages: crate::list::bad_pages_of(header),
         }
@@ -463,7 +509,7 @@ impl Run<'_> {
 /// Feeds the whole stream to the workers; answers the label and the tablespace map.
 fn cut_stream(
     stream: &mut pgkeep_wire::BaseBackup<'_>,
-    mut cutter: StreamCutter,
+    mut cutter: StreamCutter<'_>,
     sink: &Sink<'_>,
     receiver: Option<&RunningReceiver>,
 ) -> Result<(Option<String>, Option<String>)> {
@@ -506,8 +552,15 @@ fn cut_stream(
     Ok((label, map))
 }
 
+fn take_parent(parent: Option<&ParentFiles>, path: &str) -> Result<Option<ParentFile>> {
+    match parent {
+        Some(parent) => parent.take(path),
+        None => Ok(None),
+    }
+}
+
 /// A file that is at hand, as work.
-fn whole_file(path: &str, bytes: Vec<u8>, mode: u32, modified: i64) -> Work {
+fn whole_file(path: &str, parent: Option<ParentFile>, bytes: Vec<u8>, mode: u32, modified: i64) -> Work {
     let size = bytes.len() as u64;
     let file = Arc::new(SourceFile {
         number: u64::MAX,
@@ -516,12 +569,16 @@ fn whole_file(path: &str, bytes: Vec<u8>, mode: u32, modified: i64) -> Work {
         modified,
         size,
         relation: None,
+        parent,
         file: None,
         stretches: 1,
         read_end: AtomicU64::new(0),
     });
     let length = bytes.len();
-    Work { padded_bytes: length, stretches: vec![Stretch { file, offset: 0, length, bytes: Some(bytes) }] }
+    Work {
+        padded_bytes: length,
+        stretches: vec![Stretch { file, offset: 0, length, bytes: Some(bytes), skipped: 0 }],
+    }
 }
 
 /// Runs a call that may wait for minutes on the server, and ends it there when the user asks to stop.

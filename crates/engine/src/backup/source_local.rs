@@ -17,6 +17,7 @@ use pgkeep_format::control_file::{CONTROL_FILE_PATH, ControlFile};
 use pgkeep_format::exclude::{Disposition, classify_entry, init_fork_of, is_temporary_relation};
 use pgkeep_format::relation::RelationFile;
 
+use super::parent_files::ParentFile;
 use super::server::ServerFacts;
 use super::work::{STRETCH_BYTES, SourceFile, Stretch};
 use crate::error::{Error, ErrorKind, Result};
@@ -233,7 +234,12 @@ pub fn directory_mode(data_directory: &Path) -> Result<u32> {
 }
 
 /// Opens one file of the walk and cuts it into stretches; nothing where it is gone.
-pub fn open(entry: &Entry, number: u64, version_directory: &str) -> Result<Option<Arc<SourceFile>>> {
+pub fn open(
+    entry: &Entry,
+    number: u64,
+    version_directory: &str,
+    parent: Option<ParentFile>,
+) -> Result<Option<Arc<SourceFile>>> {
     let file = match File::open(&entry.location) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -248,6 +254,7 @@ pub fn open(entry: &Entry, number: u64, version_directory: &str) -> Result<Optio
         modified: metadata.mtime(),
         size,
         relation: RelationFile::parse_path(&entry.path, version_directory),
+        parent,
         file: Some(file),
         stretches: SourceFile::stretches_of(size),
         read_end: AtomicU64::new(0),
@@ -260,7 +267,7 @@ pub fn stretches(file: &Arc<SourceFile>) -> impl Iterator<Item = Stretch> + '_ {
         let offset = index * STRETCH_BYTES;
         // At most one stretch: fits.
         let length = file.size.saturating_sub(offset).min(STRETCH_BYTES) as usize;
-        Stretch { file: Arc::clone(file), offset, length, bytes: None }
+        Stretch { file: Arc::clone(file), offset, length, bytes: None, skipped: 0 }
     })
 }
 

@@ -10,9 +10,12 @@ use std::sync::atomic::AtomicU64;
 use pgkeep_format::relation::RelationFile;
 use pgkeep_format::tar::{TarEntry, TarEntryKind, TarEvent, TarReader};
 
+use super::parent_files::ParentFiles;
 use super::work::{Bundler, STRETCH_BYTES, SourceFile, Stretch, Work};
 use crate::error::{Error, ErrorKind, Result};
 
+/// Stretches that are compared are gathered up to this many bytes, which they carry with them.
+const COMPARED_BYTES: usize = 4 << 20;
 /// The longest text that `backup_label` or `tablespace_map` may be.
 const LONGEST_TEXT: u64 = 16 << 20;
 
@@ -44,7 +47,8 @@ enum Current {
 
 /// Cuts the stream into work.
 #[derive(Debug)]
-pub struct StreamCutter {
+pub struct StreamCutter<'a> {
+    parent: Option<&'a ParentFiles>,
     version_directory: String,
     prefix: String,
     reader: TarReader,
@@ -54,15 +58,20 @@ pub struct StreamCutter {
     block_size: u32,
 }
 
-impl StreamCutter {
-    /// Begins outside of any archive.
-    pub fn new(version_directory: String, block_size: u32) -> StreamCutter {
+impl<'a> StreamCutter<'a> {
+    /// Begins outside of any archive. Files are compared with those of `parent`.
+    pub fn new(
+        version_directory: String,
+        block_size: u32,
+        parent: Option<&'a ParentFiles>,
+    ) -> StreamCutter<'a> {
         StreamCutter {
             version_directory,
             prefix: String::new(),
             reader: TarReader::new(),
             current: Current::None,
-            bundler: Bundler::new(block_size),
+            bundler: Bundler::new(block_size, COMPARED_BYTES),
+            parent,
             next_number: 0,
             block_size,
         }
@@ -143,6 +152,10 @@ impl StreamCutter {
                     file: Arc::new(SourceFile {
                         number,
                         relation: RelationFile::parse_path(&path, &self.version_directory),
+                        parent: match self.parent {
+                            Some(parent) => parent.take(&path)?,
+                            None => None,
+                        },
                         path,
                         mode: entry.mode & 0o7777,
                         modified: entry.mtime,
@@ -163,7 +176,8 @@ impl StreamCutter {
         match std::mem::replace(&mut self.current, Current::None) {
             Current::File { file, offset, buffer } => {
                 if !buffer.is_empty() || file.size == 0 {
-                    let stretch = Stretch { offset, length: buffer.len(), bytes: Some(buffer), file };
+                    let stretch =
+                        Stretch { offset, length: buffer.len(), bytes: Some(buffer), file, skipped: 0 };
                     if let Some(work) = self.bundler.add(stretch) {
                         sink(StreamItem::Work(work))?;
                     }
@@ -211,6 +225,7 @@ impl Current {
                             offset: *offset,
                             length: buffer.len(),
                             bytes: Some(std::mem::take(buffer)),
+                            skipped: 0,
                         };
                         *offset += STRETCH_BYTES;
                         if let Some(work) = bundler.add(stretch) {
@@ -259,7 +274,7 @@ mod tests {
 
     /// What the cutter makes of an archive that arrives in pieces of that size.
     fn cut(tar: &[u8], piece: usize, tablespace: Option<u32>) -> Cut {
-        let mut cutter = StreamCutter::new("PG_18_202506291".to_owned(), 8192);
+        let mut cutter = StreamCutter::new("PG_18_202506291".to_owned(), 8192, None);
         let (mut files, mut directories, mut label) = (Vec::new(), Vec::new(), None);
         let mut sink = |item| {
             match item {
@@ -320,7 +335,7 @@ mod tests {
     #[test]
     fn a_stream_that_stops_in_a_file_is_an_error() {
         let tar = entry("PG_VERSION", TarEntryKind::File, b"18\n");
-        let mut cutter = StreamCutter::new("PG_18_202506291".to_owned(), 8192);
+        let mut cutter = StreamCutter::new("PG_18_202506291".to_owned(), 8192, None);
         cutter.begin_archive(None);
         cutter.feed(&tar[..514], &mut |_| Ok(())).unwrap();
         assert_eq!(cutter.end_archive().unwrap_err().kind, ErrorKind::Corrupt);

@@ -9,6 +9,8 @@ use std::sync::atomic::AtomicU64;
 
 use pgkeep_format::relation::RelationFile;
 
+use super::parent_files::ParentFile;
+
 /// Bytes of a large file that travel as one piece of work: small enough to spread one file over every worker.
 pub const STRETCH_BYTES: u64 = 1 << 20;
 /// Bytes of one frame before compression. Measured best for zstd on PostgreSQL pages: bigger gains 1 %, smaller loses more.
@@ -29,6 +31,9 @@ pub struct SourceFile {
     pub size: u64,
     /// What relation it belongs to; none for any other file.
     pub relation: Option<RelationFile>,
+    /// What the backup that this one builds on has of it: blocks with the same digest stay there. Blocks that no stretch
+    /// covers are known to be the parent's.
+    pub parent: Option<ParentFile>,
     /// The open file; none where the bytes travel with the work.
     pub file: Option<File>,
     /// How many stretches the file is cut into.
@@ -49,12 +54,14 @@ impl SourceFile {
 pub struct Stretch {
     /// Which file.
     pub file: Arc<SourceFile>,
-    /// Where it begins, in bytes; a multiple of [`STRETCH_BYTES`].
+    /// Where it begins, in bytes; a multiple of the block size.
     pub offset: u64,
-    /// How many bytes; not a multiple of the block size only at the end of a file.
+    /// How many bytes, at most [`STRETCH_BYTES`]; not a multiple of the block size only at the end of a file.
     pub length: usize,
     /// The bytes, when they came with it.
     pub bytes: Option<Vec<u8>>,
+    /// Bytes of the file that count as done with this stretch although nobody reads them: they are the parent's.
+    pub skipped: u64,
 }
 
 /// Stretches that share frames: one of a large file, or many small files.
@@ -66,34 +73,50 @@ pub struct Work {
     pub padded_bytes: usize,
 }
 
-/// Gathers small files until they fill a frame.
+/// Gathers small files, and stretches that are only compared, until they are worth a piece of work.
+///
+/// Of compared stretches little is expected to remain; what does should share frames.
 #[derive(Debug)]
 pub struct Bundler {
     block_size: usize,
+    compared_bytes: usize,
     pending: Work,
+    /// Whether anything in `pending` is compared with a parent.
+    comparing: bool,
 }
 
+/// Most stretches of one piece of work: each may hold an open descriptor.
+const MOST_STRETCHES: usize = 128;
+
 impl Bundler {
-    /// An empty bundle.
-    pub fn new(block_size: u32) -> Bundler {
-        Bundler { block_size: block_size as usize, pending: Work::default() }
+    /// An empty bundle. Compared stretches are gathered up to that many bytes.
+    pub fn new(block_size: u32, compared_bytes: usize) -> Bundler {
+        Bundler {
+            block_size: block_size as usize,
+            compared_bytes,
+            pending: Work::default(),
+            comparing: false,
+        }
     }
 
     /// Adds a stretch; gives back the work that is full now.
     pub fn add(&mut self, stretch: Stretch) -> Option<Work> {
         let padded = stretch.length.div_ceil(self.block_size) * self.block_size;
-        if stretch.length as u64 >= STRETCH_BYTES {
+        let compared = stretch.file.parent.is_some();
+        if stretch.length as u64 >= STRETCH_BYTES && !compared {
             return Some(Work { padded_bytes: padded, stretches: vec![stretch] });
         }
+        self.comparing |= compared;
         self.pending.padded_bytes += padded;
         self.pending.stretches.push(stretch);
-        // Empty files add no bytes, but each costs an open descriptor.
-        let full = self.pending.padded_bytes >= STRETCH_BYTES as usize || self.pending.stretches.len() >= 128;
+        let enough = if self.comparing { self.compared_bytes } else { STRETCH_BYTES as usize };
+        let full = self.pending.padded_bytes >= enough || self.pending.stretches.len() >= MOST_STRETCHES;
         full.then(|| self.flush()).flatten()
     }
 
     /// Gives back what is pending.
     pub fn flush(&mut self) -> Option<Work> {
+        self.comparing = false;
         let work = std::mem::take(&mut self.pending);
         (!work.stretches.is_empty()).then_some(work)
     }

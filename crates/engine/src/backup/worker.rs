@@ -1,5 +1,7 @@
 //! One worker of a backup: reads a stretch, checks its pages, digests and compresses its blocks.
 //!
+//! With a parent, a block whose digest is the parent's is left where it is, and only the others go on.
+//!
 //! The steps are fused so that a block is handled while it is in the cache. A worker owns its buffers and codec state; all
 //! it shares is the channels. Memory: one stretch, one frame and the codec per worker.
 
@@ -9,10 +11,18 @@ use std::time::Duration;
 
 use pgkeep_format::Lsn;
 use pgkeep_format::page::{PageVerdict, page_lsn, verify_page};
-use pgkeep_repo::{BlockEncoder, EncodedFrame};
+use pgkeep_repo::{BlockDigest, BlockEncoder, EncodedFrame, ParentLeaf, Scatter};
 
 use super::work::{FRAME_BYTES, SourceFile, Stretch, Work};
 use crate::error::{Error, ErrorKind, Result};
+
+/// What a worker did is handed on when it holds that many plain bytes, so that compared work of many stretches stays small.
+const HAND_ON_BYTES: u64 = 1 << 20;
+/// A leaf of a block map is written anew when a restore of it would decompress more than this many times its own bytes:
+/// the time of a restore must not grow with the number of backups. See `docs/design/0010-fragmentation.md`.
+const MOST_DECODING: u64 = 8;
+/// So few frames are never too many: a small file shares its frame with its neighbours, which are restored with it.
+const FEW_FRAMES: u32 = 2;
 
 /// How often a page with a wrong checksum is read again before it counts as bad: the server may be writing it just now.
 const RE_READS: u32 = 4;
@@ -37,7 +47,7 @@ pub struct Run {
     pub first_block: u32,
     /// How many.
     pub count: u32,
-    /// The frame (index within the work) and the position in it; none for zeros.
+    /// The frame (index within what was handed on) and the position in it; none for zeros.
     pub place: Option<(usize, u32)>,
 }
 
@@ -55,7 +65,7 @@ pub struct Suspect {
 pub struct ProcessedStretch {
     /// Which file.
     pub file: Arc<SourceFile>,
-    /// Its blocks.
+    /// Its blocks, without those that stay where the parent has them.
     pub runs: Vec<Run>,
     /// Pages whose checksum is wrong and whose position does not excuse it.
     pub bad: Vec<u32>,
@@ -63,10 +73,12 @@ pub struct ProcessedStretch {
     pub excused: Vec<Suspect>,
     /// Bytes really read.
     pub read_bytes: u64,
+    /// Bytes that nobody needed to read.
+    pub skipped_bytes: u64,
 }
 
-/// What became of one piece of work.
-#[derive(Debug)]
+/// What became of a piece of work, or of a part of one.
+#[derive(Debug, Default)]
 pub struct Processed {
     /// Frames, in the order in which the runs name them.
     pub frames: Vec<EncodedFrame>,
@@ -74,31 +86,74 @@ pub struct Processed {
     pub stretches: Vec<ProcessedStretch>,
 }
 
+impl Run {
+    /// Whether a block goes on where this run ends.
+    fn is_followed_by(&self, block: u32, place: Option<(usize, u32)>) -> bool {
+        self.first_block + self.count == block
+            && match (self.place, place) {
+                (None, None) => true,
+                (Some((frame, first)), Some((next_frame, position))) => {
+                    frame == next_frame && first + self.count == position
+                }
+                _ => false,
+            }
+    }
+}
+
+impl Processed {
+    fn raw_bytes(&self) -> u64 {
+        self.frames.iter().map(|frame| u64::from(frame.raw_len)).sum()
+    }
+}
+
 /// A worker.
 #[derive(Debug)]
 pub struct Worker {
     encoder: BlockEncoder,
     rule: PageRule,
+    zero_digest: BlockDigest,
     buffer: Vec<u8>,
     frame: Vec<u8>,
+    frame_digests: Vec<BlockDigest>,
+    /// The leaf of a parent's map that was looked at last, and the file that it belongs to.
+    leaf: Option<(u64, OldLeaf)>,
+}
+
+/// A leaf of the parent's map.
+#[derive(Debug)]
+struct OldLeaf {
+    leaf: ParentLeaf,
+    /// Its blocks lie in too many places to stay there.
+    scattered: bool,
 }
 
 impl Worker {
     /// A worker with its own buffers.
     pub fn new(encoder: BlockEncoder, rule: PageRule) -> Worker {
-        Worker { encoder, rule, buffer: Vec::new(), frame: Vec::with_capacity(FRAME_BYTES) }
+        Worker {
+            zero_digest: encoder.zero_digest(),
+            encoder,
+            rule,
+            buffer: Vec::new(),
+            frame: Vec::with_capacity(FRAME_BYTES),
+            frame_digests: Vec::new(),
+            leaf: None,
+        }
     }
 
-    /// Handles one piece of work.
-    pub fn process(&mut self, work: Work) -> Result<Processed> {
-        let mut processed =
-            Processed { frames: Vec::new(), stretches: Vec::with_capacity(work.stretches.len()) };
+    /// Handles one piece of work; `hand_on` takes what is ready, in one or several parts.
+    pub fn process(&mut self, work: Work, hand_on: &mut dyn FnMut(Processed) -> Result<()>) -> Result<()> {
+        let mut processed = Processed::default();
         for stretch in work.stretches {
             let done = self.process_stretch(stretch, &mut processed)?;
             processed.stretches.push(done);
+            if processed.raw_bytes() >= HAND_ON_BYTES {
+                self.finish_frame(&mut processed);
+                hand_on(std::mem::take(&mut processed))?;
+            }
         }
         self.finish_frame(&mut processed);
-        Ok(processed)
+        if processed.stretches.is_empty() { Ok(()) } else { hand_on(processed) }
     }
 
     fn process_stretch(&mut self, stretch: Stretch, processed: &mut Processed) -> Result<ProcessedStretch> {
@@ -119,6 +174,7 @@ impl Worker {
             .fetch_max(stretch.offset + read_bytes as u64, std::sync::atomic::Ordering::Relaxed);
         let first_block = u32::try_from(stretch.offset / block_size as u64).map_err(|_| {
             Error::new(ErrorKind::Unsupported, format!("`{}` is too large", stretch.file.path))
+                .hint("pgkeep backs up files of up to 32 TiB; leave this one out of the data directory")
         })?;
         let mut done = ProcessedStretch {
             file: Arc::clone(&stretch.file),
@@ -126,6 +182,7 @@ impl Worker {
             bad: Vec::new(),
             excused: Vec::new(),
             read_bytes: read_bytes as u64,
+            skipped_bytes: stretch.skipped,
         };
         if self.rule.checksums && stretch.file.relation.is_some() {
             self.check_pages(&stretch.file, first_block, &mut buffer, read_bytes, &mut done)?;
@@ -133,33 +190,58 @@ impl Worker {
         for (index, block) in buffer.chunks_exact(block_size).enumerate() {
             // A stretch is at most 1 MiB: its index fits.
             let number = first_block + index as u32;
-            if pgkeep_repo::is_zero_block(block) {
-                match done.runs.last_mut() {
-                    Some(run) if run.place.is_none() => run.count += 1,
-                    _ => done.runs.push(Run { first_block: number, count: 1, place: None }),
-                }
+            let is_zero = pgkeep_repo::is_zero_block(block);
+            let digest = if is_zero { self.zero_digest } else { self.encoder.digest(block) };
+            if self.may_stay(&stretch.file, number, digest)? {
                 continue;
             }
-            if self.frame.len() >= FRAME_BYTES {
-                self.finish_frame(processed);
-            }
-            let position = (self.frame.len() / block_size) as u32;
-            let frame = processed.frames.len();
-            self.frame.extend_from_slice(block);
+            let place = if is_zero { None } else { Some(self.put(block, digest, processed)) };
             match done.runs.last_mut() {
-                Some(run) if run.place.is_some_and(|(f, p)| f == frame && p + run.count == position) => {
-                    run.count += 1;
-                }
-                _ => done.runs.push(Run { first_block: number, count: 1, place: Some((frame, position)) }),
+                Some(run) if run.is_followed_by(number, place) => run.count += 1,
+                _ => done.runs.push(Run { first_block: number, count: 1, place }),
             }
         }
         self.buffer = buffer;
         Ok(done)
     }
 
+    /// Whether the parent has the very same bytes in this block, in a place that is good enough.
+    fn may_stay(&mut self, file: &SourceFile, block: u32, digest: BlockDigest) -> Result<bool> {
+        let Some(map) = file.parent.as_ref().and_then(|parent| parent.map.as_ref()) else { return Ok(false) };
+        let known = self.leaf.as_ref().is_some_and(|(number, old)| {
+            *number == file.number
+                && block.checked_sub(old.leaf.first_block).is_some_and(|at| at < old.leaf.block_count())
+        });
+        if !known {
+            let leaf = map
+                .leaf_of(block)
+                .map_err(|error| super::parent_files::unusable(map.reader(), error.into()))?;
+            self.leaf = leaf.map(|leaf| {
+                let scattered = is_scattered(leaf.scatter());
+                (file.number, OldLeaf { leaf, scattered })
+            });
+        }
+        Ok(self
+            .leaf
+            .as_ref()
+            .is_some_and(|(_, old)| !old.scattered && old.leaf.digest(block) == Some(digest)))
+    }
+
+    /// Puts a block into the open frame; answers where.
+    fn put(&mut self, block: &[u8], digest: BlockDigest, processed: &mut Processed) -> (usize, u32) {
+        if self.frame.len() >= FRAME_BYTES {
+            self.finish_frame(processed);
+        }
+        let position = self.frame_digests.len() as u32;
+        self.frame.extend_from_slice(block);
+        self.frame_digests.push(digest);
+        (processed.frames.len(), position)
+    }
+
     fn finish_frame(&mut self, processed: &mut Processed) {
         if !self.frame.is_empty() {
-            processed.frames.push(self.encoder.encode(&self.frame));
+            let digests = std::mem::take(&mut self.frame_digests);
+            processed.frames.push(self.encoder.encode_digested(&self.frame, digests));
             self.frame.clear();
         }
     }
@@ -206,6 +288,10 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+fn is_scattered(scatter: Scatter) -> bool {
+    scatter.frames > FEW_FRAMES && scatter.frame_bytes > MOST_DECODING * scatter.used_bytes
 }
 
 fn is_sound(page: &[u8], block: u32) -> bool {
@@ -270,14 +356,25 @@ mod tests {
             size: bytes.len() as u64,
             relation: RelationFile::parse_path(path, "PG_18_202506291"),
             file: None,
+            parent: None,
             stretches: 1,
             read_end: AtomicU64::new(0),
         });
-        Stretch { file, offset: 0, length: bytes.len(), bytes: Some(bytes) }
+        Stretch { file, offset: 0, length: bytes.len(), bytes: Some(bytes), skipped: 0 }
     }
 
-    fn work(stretches: Vec<Stretch>) -> Work {
-        Work { padded_bytes: 0, stretches }
+    /// What becomes of stretches that are small enough to be handed on together.
+    fn process(mut worker: Worker, stretches: Vec<Stretch>) -> Processed {
+        let mut parts = Vec::new();
+        let work = Work { padded_bytes: 0, stretches };
+        worker
+            .process(work, &mut |part| {
+                parts.push(part);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(parts.len(), 1);
+        parts.remove(0)
     }
 
     /// A page as the server would write it, changed at `lsn`.
@@ -300,9 +397,8 @@ mod tests {
         let mut bytes = vec![1; BLOCK];
         bytes.extend(vec![0; 2 * BLOCK]);
         bytes.extend(vec![2; BLOCK]);
-        let done = worker(0)
-            .process(work(vec![stretch("a.conf", b"hello".to_vec()), stretch("pg_xact/0000", bytes)]))
-            .unwrap();
+        let done =
+            process(worker(0), vec![stretch("a.conf", b"hello".to_vec()), stretch("pg_xact/0000", bytes)]);
         assert_eq!(done.frames.len(), 1);
         assert_eq!(done.frames[0].raw_len as usize, 3 * BLOCK);
         let runs: Vec<_> = done.stretches[1].runs.iter().map(|r| (r.first_block, r.count, r.place)).collect();
@@ -313,7 +409,7 @@ mod tests {
     #[test]
     fn frames_are_cut_at_their_size() {
         let bytes = vec![3; FRAME_BYTES + BLOCK];
-        let done = worker(0).process(work(vec![stretch("pg_xact/0000", bytes)])).unwrap();
+        let done = process(worker(0), vec![stretch("pg_xact/0000", bytes)]);
         let sizes: Vec<_> = done.frames.iter().map(|frame| frame.raw_len as usize).collect();
         assert_eq!(sizes, [FRAME_BYTES, BLOCK]);
     }
@@ -325,21 +421,21 @@ mod tests {
         let newer = page(3, 900);
         bytes[3 * BLOCK..].copy_from_slice(&newer);
         bytes[3 * BLOCK + 5000] ^= 1; // block 3, newer than the start: torn, replay heals it
-        let done = worker(500).process(work(vec![stretch("base/5/16384", bytes)])).unwrap();
+        let done = process(worker(500), vec![stretch("base/5/16384", bytes)]);
         assert_eq!(done.stretches[0].bad, [1]);
         assert_eq!(done.stretches[0].excused, [Suspect { block: 3, lsn: Lsn(900) }]);
     }
 
     #[test]
     fn only_relations_have_checksums() {
-        let done = worker(500).process(work(vec![stretch("pg_xact/0000", vec![9; BLOCK])])).unwrap();
+        let done = process(worker(500), vec![stretch("pg_xact/0000", vec![9; BLOCK])]);
         assert!(done.stretches[0].bad.is_empty());
     }
 
     #[test]
     fn the_block_number_counts_across_segments() {
         let second = page(131_072, 100);
-        let done = worker(500).process(work(vec![stretch("base/5/16384.1", second)])).unwrap();
+        let done = process(worker(500), vec![stretch("base/5/16384.1", second)]);
         assert!(done.stretches[0].bad.is_empty());
     }
 }

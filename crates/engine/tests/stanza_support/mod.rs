@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pgkeep_engine::backup::{BackupRequest, Checkpoint, SourceChoice, WalChoice};
+use pgkeep_engine::backup::{BackupRequest, ChangesChoice, Checkpoint, SourceChoice, TypeChoice, WalChoice};
 use pgkeep_engine::init::{InitReport, InitRequest, init};
 use pgkeep_engine::wal::{GetOutcome, GetRequest, PushReport, PushRequest, get, push};
 use pgkeep_engine::{Compression, ConnectionRequest, Error, Location};
@@ -90,6 +90,8 @@ pub fn backup_request(location: &Location, conninfo: &str, source: SourceChoice)
     BackupRequest {
         location: location.clone(),
         connection: ConnectionRequest { conninfo: Some(conninfo.to_owned()), ..ConnectionRequest::default() },
+        kind: TypeChoice::Auto,
+        changes: ChangesChoice::Auto,
         source,
         jobs: 2,
         compression: Compression::default(),

@@ -96,14 +96,17 @@ proptest! {
         let layout = LeafLayout::new(count);
         let expected: Vec<_> = model.iter().map(|p| p.map(|(number, position)| (frame(number), position))).collect();
         let mut decoded = Vec::new();
-        for (runs, index) in map.leaf_runs(layout).iter().zip(0..) {
+        let mut digests = Vec::new();
+        for index in 0..layout.leaf_count() {
             let (first, blocks) = layout.leaf(index);
-            let again = decode_runs(&encode_runs(runs), first, blocks, BLOCK).unwrap();
-            prop_assert_eq!(&again, runs);
+            let leaf = map.leaf(first, blocks, None).unwrap();
+            let again = decode_runs(&encode_runs(&leaf.runs), first, blocks, BLOCK).unwrap();
+            prop_assert_eq!(&again, &leaf.runs);
             decoded.extend(model_of(&again));
+            digests.extend(leaf.digests);
         }
         prop_assert_eq!(decoded, expected);
-        prop_assert_eq!(map.digests, (0..count).map(digest).collect::<Vec<_>>());
+        prop_assert_eq!(digests, (0..count).map(digest).collect::<Vec<_>>());
     }
 
     #[test]
@@ -111,7 +114,9 @@ proptest! {
         mut model in model(), at: prop::sample::Index, bit in 0..8_u32,
     ) {
         model.truncate(256);
-        let root = Root::inline(build(&model).finish(model.len() as u32).unwrap(), &key());
+        let count = model.len() as u32;
+        let leaf = build(&model).finish(count).unwrap().leaf(0, count, None).unwrap();
+        let root = Root::inline(leaf, &key());
         let bytes = root.encode();
         prop_assert_eq!(Root::decode(&bytes, BLOCK, &key()).unwrap(), root.clone());
         let at = at.index(bytes.len());

@@ -1,0 +1,157 @@
+//! Incremental backups of live servers, brought back: each is complete, holds what the cluster held, and costs what changed.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail loudly too")]
+
+mod common;
+
+use std::fs;
+
+use common::{Site, all_digests, run_restore, start_restored};
+use pgkeep_engine::restore::{RecoveryTarget, RestoreRequest};
+use pgkeep_testkit::Cluster;
+use serde_json::Value;
+
+fn number(report: &Value, field: &str) -> u64 {
+    report[field].as_u64().unwrap_or_else(|| panic!("no `{field}` in {report}"))
+}
+
+/// Restores that very backup, to where it is consistent.
+fn bring_back(site: &Site, major: u32, id: &str) -> Cluster {
+    let request = RestoreRequest { backup: Some(id.to_owned()), ..site.request(RecoveryTarget::Immediate) };
+    run_restore(&request).unwrap_or_else(|error| panic!("{id}: {error:#?}"));
+    start_restored(major, &request.destination)
+}
+
+fn workload(cluster: &Cluster, round: u32) {
+    cluster.sql(&format!(
+        "UPDATE accounts SET balance = balance + {round} WHERE id % 97 = {round};
+         DELETE FROM accounts WHERE id % 1009 = {round};
+         INSERT INTO journal SELECT i, md5(i::text) FROM generate_series({round} * 1000, {round} * 1000 + 500) i;
+         DROP TABLE IF EXISTS passing;
+         CREATE TABLE passing AS SELECT {round} AS round, repeat('x', 300) AS s FROM generate_series(1, 200)"
+    ));
+    // What moves whole files: rewritten, shrunk, copied, dropped.
+    match round % 4 {
+        0 => drop(cluster.sql("VACUUM FULL journal")),
+        1 => {
+            cluster.sql("DELETE FROM accounts WHERE id > 15000");
+            cluster.sql("VACUUM accounts");
+        }
+        2 => drop(cluster.sql("CREATE DATABASE other TEMPLATE template0")),
+        _ => {
+            cluster.sql("DROP DATABASE IF EXISTS other");
+            cluster.sql("REINDEX TABLE accounts");
+        }
+    }
+}
+
+fn prove(major: u32, source: &str, checksums: bool) {
+    let site = Site::new();
+    let cluster = Cluster::builder(major).checksums(checksums).wal_segment_mib(1).start();
+    site.init(&cluster);
+    cluster.sql(
+        "CREATE TABLE accounts AS SELECT i AS id, 0::bigint AS balance, repeat(md5(i::text), 3) AS filler
+             FROM generate_series(1, 20000) i;
+         ALTER TABLE accounts ADD PRIMARY KEY (id);
+         CREATE TABLE journal (id int, entry text);
+         CREATE UNLOGGED TABLE fleeting AS SELECT 1 AS i",
+    );
+    let mut taken = Vec::new();
+    for round in 0..5 {
+        if round > 0 {
+            workload(&cluster, round);
+        }
+        let report = site.backup(&cluster, &["--source", source, "--wal", "include"]);
+        assert_eq!(report["type"], if round == 0 { "full" } else { "incr" });
+        let parent = taken.last().map(|(id, _): &(String, _)| id.clone());
+        assert_eq!(report["parent"].as_str().map(str::to_owned), parent);
+        if round > 0 {
+            // Far less than the cluster: template databases and most of the table stay where they are.
+            // A database that was created is new as a whole.
+            let share = if round == 2 { 2 } else { 3 };
+            assert!(number(&report, "new_bytes") < number(&report, "size_bytes") / share, "{report}");
+            assert!(number(&report, "unchanged_files") > number(&report, "files") / share, "{report}");
+        }
+        taken.push((report["id"].as_str().unwrap().to_owned(), all_digests(&cluster)));
+    }
+    // Every one alone: its packs are those that its manifest lists, and no other manifest is there.
+    for (id, digests) in &taken {
+        let restored = bring_back(&site, major, id);
+        assert_eq!(&all_digests(&restored), digests, "{id}");
+        restored.sql("CREATE EXTENSION IF NOT EXISTS amcheck");
+        restored.sql("SELECT bt_index_check('accounts_pkey', true)");
+    }
+    for (id, _) in &taken[..taken.len() - 1] {
+        fs::remove_file(site.repository().join(format!("main/backup/{id}/manifest"))).unwrap();
+    }
+    let (id, digests) = taken.last().unwrap();
+    assert_eq!(&all_digests(&bring_back(&site, major, id)), digests);
+}
+
+#[test]
+fn pg14_local_without_checksums() {
+    prove(14, "local", false);
+}
+
+#[test]
+fn pg15_stream() {
+    prove(15, "stream", true);
+}
+
+#[test]
+fn pg16_local() {
+    prove(16, "local", true);
+}
+
+#[test]
+fn pg17_stream_without_checksums() {
+    prove(17, "stream", false);
+}
+
+#[test]
+fn pg18_local() {
+    prove(18, "local", true);
+}
+
+/// A cluster at rest: nothing of it is stored again, whatever the type says about the parent.
+#[test]
+fn what_did_not_change_costs_nothing_and_diff_builds_on_the_last_full_one() {
+    let site = Site::new();
+    let cluster = Cluster::builder(18).wal_segment_mib(1).start();
+    site.init(&cluster);
+    cluster.sql("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 50000) i; VACUUM FREEZE t");
+    let full = site.backup(&cluster, &["--type", "incr"]);
+    assert_eq!(full["type"], "full", "there is none to build on");
+    let first = site.backup(&cluster, &[]);
+    assert_eq!(first["parent"], full["id"]);
+    assert!(number(&first, "stored_bytes") < 100_000, "{first}");
+    let diff = site.backup(&cluster, &["--type", "diff"]);
+    assert_eq!((&diff["type"], &diff["parent"]), (&"diff".into(), &full["id"]));
+    let again = site.backup(&cluster, &["--type", "full"]);
+    assert!(again["parent"].is_null());
+    assert_eq!(number(&again, "new_bytes") / 10, number(&full, "new_bytes") / 10);
+}
+
+/// One page in fifty, scattered: pages share frames, and the backup costs about what they compress to.
+#[test]
+fn scattered_pages_share_frames() {
+    let site = Site::new();
+    let cluster = Cluster::builder(17).checksums(true).wal_segment_mib(1).start();
+    site.init(&cluster);
+    cluster.sql(
+        "CREATE TABLE wide (id int, v int, s text) WITH (fillfactor = 90);
+         INSERT INTO wide SELECT i, 0, repeat(md5(i::text), 20) FROM generate_series(1, 60000) i;
+         VACUUM FREEZE wide",
+    );
+    site.backup(&cluster, &["--source", "local"]);
+    cluster.sql(
+        "UPDATE wide SET v = v + 1 WHERE (ctid::text::point)[0]::int % 50 = 7 AND (ctid::text::point)[1] = 1",
+    );
+    let pages: u64 = cluster.sql("SELECT pg_relation_size('wide') / 8192").parse().unwrap();
+    let report = site.backup(&cluster, &["--source", "local"]);
+    let new_blocks = number(&report, "new_bytes") / 8192;
+    assert!(new_blocks >= pages / 50 && new_blocks < pages / 50 + 150, "{new_blocks} of {pages}: {report}");
+    // Leaves of the map (2 KiB of digests for each 256 blocks), and the pages compressed.
+    let limit = pages / 256 * 2600 + new_blocks * 8192 / 3 + 50_000;
+    assert!(number(&report, "stored_bytes") < limit, "{report}, limit {limit}");
+}
