@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 
 use common::{Site, all_digests, run_restore, start_restored};
+use pgkeep_engine::list::list;
 use pgkeep_engine::restore::{RecoveryTarget, RestoreRequest};
 use pgkeep_testkit::Cluster;
 use serde_json::Value;
@@ -154,4 +155,42 @@ fn scattered_pages_share_frames() {
     // Leaves of the map (2 KiB of digests for each 256 blocks), and the pages compressed.
     let limit = pages / 256 * 2600 + new_blocks * 8192 / 3 + 50_000;
     assert!(number(&report, "stored_bytes") < limit, "{report}, limit {limit}");
+}
+
+/// A restore must not become dearer with every backup: what it reads after a hundred of them stays within a small multiple
+/// of what it reads after a full one.
+#[test]
+fn a_hundred_incrementals_in_a_row_restore_like_one() {
+    let site = Site::new();
+    let cluster = Cluster::builder(18).wal_segment_mib(1).start();
+    site.init(&cluster);
+    cluster.sql(
+        "CREATE TABLE pages (id int PRIMARY KEY, v int, s text) WITH (fillfactor = 60);
+         INSERT INTO pages SELECT i, 0, repeat(md5(i::text), 30) FROM generate_series(1, 20000) i;
+         VACUUM FREEZE pages",
+    );
+    site.backup(&cluster, &["--source", "local"]);
+    let mut last = Value::Null;
+    for round in 1..=100 {
+        // Rows that lie some fifty pages apart, others every time.
+        cluster.sql(&format!("UPDATE pages SET v = v + 1 WHERE id % 251 = ({round} * 37) % 251"));
+        last = site.backup(&cluster, &["--source", "local"]);
+        assert_eq!(last["type"], "incr", "{last}");
+    }
+    let digests = all_digests(&cluster);
+    let full = site.backup(&cluster, &["--source", "local", "--type", "full"]);
+    let read = |report: &Value| {
+        let backup = Some(report["id"].as_str().unwrap().to_owned());
+        let request = RestoreRequest { backup, ..site.request(RecoveryTarget::Immediate) };
+        let read = run_restore(&request).unwrap().read_bytes;
+        (read, request.destination)
+    };
+    let (from_full, _) = read(&full);
+    let (from_last, directory) = read(&last);
+    println!("read by a restore: {from_full} of a full backup, {from_last} after 100 incremental ones");
+    assert!(from_last < 4 * from_full, "{from_last} bytes against {from_full}");
+    assert_eq!(all_digests(&start_restored(18, &directory)), digests);
+    // Packs that nothing is needed of are not listed: what is kept of a hundred backups does not grow with their number.
+    let manifest = list(&site.location()).unwrap();
+    assert_eq!(manifest.backups.len(), 102);
 }

@@ -59,6 +59,8 @@ pub struct BackupWriter {
 struct Parent {
     reader: BackupReader,
     packs: BTreeMap<(u32, u32), PackEntry>,
+    /// Of these nothing is kept that can be written anew.
+    rewrite: BTreeSet<(u32, u32)>,
     /// Its files of which nothing was said yet.
     files_left: u64,
 }
@@ -233,14 +235,15 @@ impl BackupWriter {
         done.iter().try_for_each(|file| self.push_file(file))
     }
 
-    /// Builds on a backup of the same stanza: its packs may be referred to. Every regular file of it must then be told
+    /// Builds on a backup of the same stanza: its packs may be referred to, except those in `rewrite` (by epoch and number):
+    /// block maps that lie there are written anew. Blocks are where the caller says that they are. Every regular file of it must then be told
     /// of exactly once, by [`keep_file`](Self::keep_file), [`add_changed_file`](Self::add_changed_file) or
     /// [`drop_file`](Self::drop_file): what the new backup needs is reckoned from what the parent needs.
     ///
     /// # Errors
     /// [`RepoError::Unrepresentable`] where the parent is of another stanza or another block size, or files were added
     /// already.
-    pub fn build_on(&mut self, parent: &BackupReader) -> Result<()> {
+    pub fn build_on(&mut self, parent: &BackupReader, rewrite: &BTreeSet<(u32, u32)>) -> Result<()> {
         let header = parent.header();
         if parent.stanza().name() != self.stanza.name()
             || parent.stanza().repository().id_bytes() != self.stanza.repository().id_bytes()
@@ -253,7 +256,15 @@ impl BackupWriter {
             self.needs.add_pack((pack.epoch, pack.number), pack.live_bytes);
         }
         let packs = header.packs.iter().map(|pack| ((pack.epoch, pack.number), pack.clone())).collect();
-        self.parent = Some(Parent { reader: parent.clone(), packs, files_left: header.totals.files });
+        if let Some(maps) = &mut self.maps {
+            maps.rewrite(rewrite);
+        }
+        self.parent = Some(Parent {
+            reader: parent.clone(),
+            packs,
+            rewrite: rewrite.clone(),
+            files_left: header.totals.files,
+        });
         Ok(())
     }
 
@@ -263,10 +274,15 @@ impl BackupWriter {
     /// [`RepoError::Unrepresentable`] where there is no parent, or the sizes differ.
     pub fn keep_file(&mut self, meta: FileMeta, entry: &FileEntry) -> Result<()> {
         check_path(&meta.path)?;
-        self.take_parent_file()?;
         if meta.size != entry.meta.size {
             return Err(RepoError::unrepresentable(format!("`{}` with another size", entry.path_text())));
         }
+        if let (Some(parent), FileKind::File { root: Some(root) }) = (&self.parent, &entry.kind)
+            && parent.rewrite.contains(&root.frame.pack_name())
+        {
+            return self.add_changed_file(meta, BlockMapBuilder::default(), entry);
+        }
+        self.take_parent_file()?;
         self.totals.files += 1;
         self.totals.size_bytes += meta.size;
         self.push_entry(&FileEntry { meta, kind: entry.kind.clone() })

@@ -83,6 +83,12 @@ impl FrameRef {
         self.offset.saturating_add(self.stored_len as u64)
     }
 
+    /// The pack that it lies in: epoch and number.
+    #[must_use]
+    pub const fn pack_name(&self) -> (u32, u32) {
+        (self.epoch, self.pack)
+    }
+
     /// Whether lengths and place are possible at all: what is allocated for the frame follows from them.
     pub(crate) fn check(&self) -> Parsed<()> {
         let body = (self.stored_len as usize).checked_sub(FRAME_HEADER_LEN);

@@ -7,7 +7,7 @@
 //! only when it is full. So roots wait for the frames of their leaves, and lines for the frame of their root. What
 //! waits is bounded by what fits into the open frames.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::block_map::{
     BlockMapBuilder, FinishedMap, Leaf, LeafContents, LeafLayout, Leaves, PieceRef, Root, RunTarget,
@@ -119,6 +119,8 @@ pub(crate) struct MapWriter {
     roots: MetaStream,
     waiting_roots: VecDeque<WaitingRoot>,
     waiting_lines: VecDeque<WaitingLine>,
+    /// Leaves that lie in these packs are not kept there.
+    rewrite: BTreeSet<(u32, u32)>,
 }
 
 impl MapWriter {
@@ -131,7 +133,18 @@ impl MapWriter {
             roots: MetaStream::new(FrameKind::Map),
             waiting_roots: VecDeque::new(),
             waiting_lines: VecDeque::new(),
+            rewrite: BTreeSet::new(),
         }
+    }
+
+    /// Leaves that lie in these packs are written anew from now on.
+    pub(crate) fn rewrite(&mut self, packs: &BTreeSet<(u32, u32)>) {
+        self.rewrite.clone_from(packs);
+    }
+
+    fn may_keep(&self, leaf: &Leaf) -> bool {
+        let lies_there = |piece: &PieceRef| self.rewrite.contains(&piece.frame.pack_name());
+        !leaf.pieces.is_some_and(|(runs, digests)| lies_there(&runs) || lies_there(&digests))
     }
 
     /// Takes the map of a file that is not empty; entries that are complete now are pushed to `done`. Blocks that `map`
@@ -200,6 +213,7 @@ impl MapWriter {
             let (first, count) = layout.leaf(index);
             if !map.touches(first, count)
                 && let Some(leaf) = parent.and_then(|parent| parent.same_leaf(layout, index))
+                && self.may_keep(&leaf)
             {
                 kept += 1;
                 leaves.push(WaitingLeaf::Kept(leaf));

@@ -56,6 +56,17 @@ impl ParentLeaf {
         self.contents.digests.get(index as usize).copied()
     }
 
+    /// The pack that a block lies in, by epoch and number; none for a block of zeros, and beyond the leaf.
+    #[must_use]
+    pub fn pack_of(&self, block: u32) -> Option<(u32, u32)> {
+        let runs = &self.contents.runs;
+        let after = runs.partition_point(|run| run.first_block <= block);
+        match runs.get(after.checked_sub(1)?)?.part(block, block.saturating_add(1))?.target {
+            RunTarget::Zero => None,
+            RunTarget::Frame { frame, .. } => Some(frame.pack_name()),
+        }
+    }
+
     /// Where its blocks are.
     #[must_use]
     pub fn runs(&self) -> &[BlockRun] {

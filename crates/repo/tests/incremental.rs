@@ -13,14 +13,20 @@ use proptest::prelude::*;
 
 /// Takes a backup of `files` that builds on `parent`: blocks whose digests agree stay where they are.
 fn incremental(stanza: &Stanza, parent: BackupId, files: &Contents) -> ManifestHeader {
-    try_incremental(stanza, parent, files).unwrap()
+    rewriting(stanza, parent, files, &BTreeSet::new()).unwrap()
 }
 
-fn try_incremental(stanza: &Stanza, parent: BackupId, files: &Contents) -> Result<ManifestHeader> {
+/// As `incremental`; nothing of the packs in `rewrite` is referred to.
+fn rewriting(
+    stanza: &Stanza,
+    parent: BackupId,
+    files: &Contents,
+    rewrite: &BTreeSet<(u32, u32)>,
+) -> Result<ManifestHeader> {
     let reader = stanza.backup(parent)?;
     let mut writer = stanza.begin_backup(now(), lease())?;
     writer.set_pack_bytes(1 << 20);
-    writer.build_on(&reader)?;
+    writer.build_on(&reader, rewrite)?;
     let key = stanza.repository().digest_key();
     let mut added = BTreeSet::new();
     for entry in reader.files() {
@@ -33,7 +39,7 @@ fn try_incremental(stanza: &Stanza, parent: BackupId, files: &Contents) -> Resul
         added.insert(path);
         let meta = FileMeta { size: bytes.len() as u64, ..entry.meta.clone() };
         let map = reader.parent_map(&entry)?;
-        let changes = changed_blocks(&mut writer, key, bytes, map.as_ref())?;
+        let changes = changed_blocks(&mut writer, key, bytes, map.as_ref(), rewrite)?;
         if changes.is_empty() && meta.size == entry.meta.size {
             writer.keep_file(meta, &entry)?;
         } else {
@@ -52,6 +58,7 @@ fn changed_blocks(
     key: &DigestKey,
     bytes: &[u8],
     parent: Option<&ParentMap>,
+    rewrite: &BTreeSet<(u32, u32)>,
 ) -> Result<BlockMapBuilder> {
     let mut encoder = BlockEncoder::new(Compression::None, key.clone(), BLOCK as u32);
     let mut map = BlockMapBuilder::new(0);
@@ -60,7 +67,10 @@ fn changed_blocks(
     let mut scattered: Vec<(u32, &[u8])> = Vec::new();
     for (block, content) in (0_u32..).zip(padded.chunks(BLOCK)) {
         let leaf = parent.map(|parent| parent.leaf_of(block)).transpose()?.flatten();
-        if leaf.and_then(|leaf| leaf.digest(block)) == Some(key.block(content)) {
+        if leaf.is_some_and(|leaf| {
+            let stays = leaf.pack_of(block).is_none_or(|pack| !rewrite.contains(&pack));
+            stays && leaf.digest(block) == Some(key.block(content))
+        }) {
             continue;
         }
         if is_zero_block(content) {
@@ -135,7 +145,7 @@ fn every_file_of_the_parent_must_be_told_of_once() {
     let entries: Vec<FileEntry> = reader.files().map(|entry| entry.unwrap()).collect();
     let begin = || {
         let mut writer = stanza.begin_backup(now(), lease()).unwrap();
-        writer.build_on(&reader).unwrap();
+        writer.build_on(&reader, &BTreeSet::new()).unwrap();
         writer
     };
     let mut forgetful = begin();
@@ -165,7 +175,7 @@ fn blocks_that_the_parent_did_not_have_must_be_put() {
     let reader = stanza.backup(first.id).unwrap();
     let entry = reader.files().next().unwrap().unwrap();
     let mut writer = stanza.begin_backup(now(), lease()).unwrap();
-    writer.build_on(&reader).unwrap();
+    writer.build_on(&reader, &BTreeSet::new()).unwrap();
     let meta = FileMeta { size: 4 * BLOCK as u64, ..entry.meta.clone() };
     let refused = writer.add_changed_file(meta, BlockMapBuilder::new(0), &entry);
     assert!(matches!(refused, Err(RepoError::Unrepresentable { .. })));
@@ -230,6 +240,7 @@ proptest! {
     fn every_backup_of_a_chain_is_complete_and_knows_what_it_needs(
         steps in prop::collection::vec(prop::collection::vec(change(), 0..6), 1..7),
         parents in prop::collection::vec(any::<prop::sample::Index>(), 7),
+        rewritten in prop::collection::vec(prop::option::of(any::<prop::sample::Index>()), 7),
     ) {
         let place = Place::new();
         let stanza = place.stanza();
@@ -237,11 +248,17 @@ proptest! {
         apply(&mut files, &Change::Length { file: 0, blocks: 600, extra: 0 });
         apply(&mut files, &Change::Length { file: 1, blocks: 3, extra: 100 });
         let mut taken = vec![(full(&stanza, &files), files.clone())];
-        for (changes, parent) in steps.iter().zip(&parents) {
+        for ((changes, parent), rewritten) in steps.iter().zip(&parents).zip(&rewritten) {
             changes.iter().for_each(|change| apply(&mut files, change));
             // Any backup will do as the parent, not only the newest.
-            let parent = taken[parent.index(taken.len())].0.id;
-            let header = incremental(&stanza, parent, &files);
+            let parent = &taken[parent.index(taken.len())].0;
+            let packs: Vec<(u32, u32)> = parent.packs.iter().map(|pack| (pack.epoch, pack.number)).collect();
+            let rewrite: BTreeSet<(u32, u32)> =
+                rewritten.filter(|_| !packs.is_empty()).map(|index| packs[index.index(packs.len())]).into_iter().collect();
+            let header = rewriting(&stanza, parent.id, &files, &rewrite).unwrap();
+            for pack in &header.packs {
+                prop_assert!(!rewrite.contains(&(pack.epoch, pack.number)), "a pack that was to be given up is listed");
+            }
             assert_needs_are_exact(&stanza, &header);
             taken.push((header, files.clone()));
         }

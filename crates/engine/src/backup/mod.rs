@@ -13,6 +13,7 @@ mod external_config;
 mod parent_files;
 mod plan;
 mod request;
+mod rewrite;
 mod run;
 mod server;
 mod source_local;
@@ -34,6 +35,7 @@ use pgkeep_repo::{ClusterRecord, ManifestHeader, Stanza};
 
 use self::basis::Basis;
 use self::plan::BackupPlan;
+use self::rewrite::Rewrite;
 use self::server::ServerFacts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer};
@@ -53,9 +55,15 @@ pub fn backup(request: &BackupRequest, observer: &dyn Observer, cancel: &Cancel)
         )),
     };
     let fed = wal_wait::last_archived_is_here(&mut session, &archive)?;
-    let basis = choose_basis(request, &stanza, &record, &facts)?;
-    let plan = plan::plan(request, &facts, basis, &local, fed)?;
+    let headers = headers_of(&stanza, &record)?;
+    let basis = basis::choose(request.kind, &headers, &BTreeMap::new(), &facts);
+    let parent = headers.iter().find(|header| Some(header.id) == basis.parent);
+    let rewrite = parent.map(|parent| rewrite::choose(&parent.packs)).unwrap_or_default();
+    let plan = plan::plan(request, &facts, basis, rewrite.packs.clone(), &local, fed)?;
     observer.event(Event::Note { text: basis_text(&plan.basis) });
+    if !rewrite.packs.is_empty() {
+        observer.event(Event::Note { text: rewrite_text(&rewrite) });
+    }
     observer.event(Event::Note {
         text: format!("copying {} ({})", source_text(plan.source), plan.source_reason),
     });
@@ -87,20 +95,19 @@ fn record_of(stanza: &Stanza, facts: &ServerFacts) -> Result<ClusterRecord> {
         .hint("a new cluster takes a new stanza: `pgkeep init --stanza NAME`"))
 }
 
-/// On what the backup builds: a backup of the same cluster that can be read and is not known to be damaged.
-fn choose_basis(
-    request: &BackupRequest,
-    stanza: &Stanza,
-    record: &ClusterRecord,
-    facts: &ServerFacts,
-) -> Result<Basis> {
-    let headers: Vec<ManifestHeader> = stanza
-        .backups()?
-        .into_iter()
-        .filter_map(|listing| listing.header.ok())
-        .filter(|header| header.record == record.sequence)
-        .collect();
-    Ok(basis::choose(request.kind, &headers, &BTreeMap::new(), facts))
+/// The backups of this very cluster that can be read, oldest first.
+fn headers_of(stanza: &Stanza, record: &ClusterRecord) -> Result<Vec<ManifestHeader>> {
+    let headers = stanza.backups()?.into_iter().filter_map(|listing| listing.header.ok());
+    Ok(headers.filter(|header| header.record == record.sequence).collect())
+}
+
+fn rewrite_text(rewrite: &Rewrite) -> String {
+    format!(
+        "rewriting what is needed of {} packs: {} KiB of their {} KiB",
+        rewrite.packs.len(),
+        rewrite.needed_bytes >> 10,
+        rewrite.bytes >> 10
+    )
 }
 
 fn basis_text(basis: &Basis) -> String {

@@ -3,11 +3,14 @@
 //! Three choices: on what the backup builds, where the bytes come from and where the WAL comes from, each with its reason. What was asked for and
 //! cannot be is an error; `auto` never is one.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::basis::Basis;
 use super::server::ServerFacts;
 use super::source_local::NotThisCluster;
+use super::worker::RewrittenPacks;
 use super::{BackupRequest, SourceChoice, SourceKind, WalChoice, WalMode};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -16,6 +19,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct BackupPlan {
     /// How much is read, and on what the backup builds.
     pub basis: Basis,
+    /// Packs of the parent to which this backup does not refer.
+    pub rewrite: RewrittenPacks,
     /// Where the bytes come from.
     pub source: SourceKind,
     /// Why.
@@ -33,6 +38,7 @@ pub fn plan(
     request: &BackupRequest,
     facts: &ServerFacts,
     basis: Basis,
+    rewrite: BTreeSet<(u32, u32)>,
     local: &std::result::Result<PathBuf, NotThisCluster>,
     last_archived_is_here: bool,
 ) -> Result<BackupPlan> {
@@ -56,7 +62,15 @@ pub fn plan(
         (SourceChoice::Auto, Err(NotThisCluster(why))) => (SourceKind::Stream, why.clone(), None),
     };
     let (wal, wal_reason) = plan_wal(request.wal, facts, last_archived_is_here)?;
-    Ok(BackupPlan { basis, source, source_reason, data_directory, wal, wal_reason })
+    Ok(BackupPlan {
+        basis,
+        rewrite: Arc::new(rewrite),
+        source,
+        source_reason,
+        data_directory,
+        wal,
+        wal_reason,
+    })
 }
 
 fn refuse_minimal_wal(facts: &ServerFacts) -> Result<()> {
@@ -154,9 +168,15 @@ pub(super) mod tests {
     #[test]
     fn without_an_archiver_the_wal_is_included() {
         let here = Ok(PathBuf::from("/data"));
-        let plan =
-            plan(&request(SourceChoice::Auto, WalChoice::Auto), &facts("off", ""), basis(), &here, false)
-                .unwrap();
+        let plan = plan(
+            &request(SourceChoice::Auto, WalChoice::Auto),
+            &facts("off", ""),
+            basis(),
+            BTreeSet::new(),
+            &here,
+            false,
+        )
+        .unwrap();
         assert_eq!((plan.source, plan.wal), (SourceKind::Local, WalMode::Include));
     }
 
@@ -167,6 +187,7 @@ pub(super) mod tests {
             &request(SourceChoice::Auto, WalChoice::Auto),
             &facts("on", "pgkeep wal push %p"),
             basis(),
+            BTreeSet::new(),
             &away,
             false,
         )
@@ -177,18 +198,37 @@ pub(super) mod tests {
     #[test]
     fn what_cannot_be_is_refused_with_a_way_out() {
         let away = Err(NotThisCluster("elsewhere".into()));
-        let error =
-            plan(&request(SourceChoice::Local, WalChoice::Auto), &facts("off", ""), basis(), &away, false)
-                .unwrap_err();
+        let error = plan(
+            &request(SourceChoice::Local, WalChoice::Auto),
+            &facts("off", ""),
+            basis(),
+            BTreeSet::new(),
+            &away,
+            false,
+        )
+        .unwrap_err();
         assert_eq!(error.kind, ErrorKind::Mismatch);
-        let error =
-            plan(&request(SourceChoice::Auto, WalChoice::Archive), &facts("off", ""), basis(), &away, false)
-                .unwrap_err();
+        let error = plan(
+            &request(SourceChoice::Auto, WalChoice::Archive),
+            &facts("off", ""),
+            basis(),
+            BTreeSet::new(),
+            &away,
+            false,
+        )
+        .unwrap_err();
         assert_eq!(error.kind, ErrorKind::Config);
         let mut minimal = facts("off", "");
         minimal.wal_level = "minimal".into();
-        let error =
-            plan(&request(SourceChoice::Auto, WalChoice::Auto), &minimal, basis(), &away, false).unwrap_err();
+        let error = plan(
+            &request(SourceChoice::Auto, WalChoice::Auto),
+            &minimal,
+            basis(),
+            BTreeSet::new(),
+            &away,
+            false,
+        )
+        .unwrap_err();
         assert!(!error.hints.is_empty());
     }
 }

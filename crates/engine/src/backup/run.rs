@@ -177,7 +177,7 @@ impl Run<'_> {
     fn open_parent(&self, writer: &mut BackupWriter) -> Result<Option<ParentFiles>> {
         let Some(id) = self.plan.basis.parent else { return Ok(None) };
         let reader = self.stanza.backup(id)?;
-        writer.build_on(&reader)?;
+        writer.build_on(&reader, &self.plan.rewrite)?;
         Ok(Some(ParentFiles::read(&reader)?))
     }
 
@@ -404,7 +404,8 @@ impl Run<'_> {
             start,
             relation_segment_blocks: self.facts.relation_segment_blocks,
         };
-        Worker::new(BlockEncoder::new(self.request.compression, key, self.facts.block_size), rule)
+        let encoder = BlockEncoder::new(self.request.compression, key, self.facts.block_size);
+        Worker::new(encoder, rule, Arc::clone(&self.plan.rewrite))
     }
 
     fn label_text(&self, writer: &BackupWriter) -> String {

@@ -5,6 +5,7 @@
 //! The steps are fused so that a block is handled while it is in the cache. A worker owns its buffers and codec state; all
 //! it shares is the channels. Memory: one stretch, one frame and the codec per worker.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,9 @@ pub struct PageRule {
     /// Blocks of a whole relation segment file.
     pub relation_segment_blocks: u32,
 }
+
+/// Packs of earlier backups, by epoch and number, in which no block is left.
+pub type RewrittenPacks = Arc<BTreeSet<(u32, u32)>>;
 
 /// Blocks of one file that lie together in one place.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +115,7 @@ impl Processed {
 pub struct Worker {
     encoder: BlockEncoder,
     rule: PageRule,
+    rewrite: RewrittenPacks,
     zero_digest: BlockDigest,
     buffer: Vec<u8>,
     frame: Vec<u8>,
@@ -129,8 +134,9 @@ struct OldLeaf {
 
 impl Worker {
     /// A worker with its own buffers.
-    pub fn new(encoder: BlockEncoder, rule: PageRule) -> Worker {
+    pub fn new(encoder: BlockEncoder, rule: PageRule, rewrite: RewrittenPacks) -> Worker {
         Worker {
+            rewrite,
             zero_digest: encoder.zero_digest(),
             encoder,
             rule,
@@ -221,10 +227,12 @@ impl Worker {
                 (file.number, OldLeaf { leaf, scattered })
             });
         }
-        Ok(self
-            .leaf
-            .as_ref()
-            .is_some_and(|(_, old)| !old.scattered && old.leaf.digest(block) == Some(digest)))
+        Ok(self.leaf.as_ref().is_some_and(|(_, old)| {
+            let given_up = |pack| self.rewrite.contains(&pack);
+            !old.scattered
+                && old.leaf.digest(block) == Some(digest)
+                && !(!self.rewrite.is_empty() && old.leaf.pack_of(block).is_some_and(given_up))
+        }))
     }
 
     /// Puts a block into the open frame; answers where.
@@ -344,7 +352,8 @@ mod tests {
             start: Lsn(start),
             relation_segment_blocks: 131_072,
         };
-        Worker::new(BlockEncoder::new(Compression::None, DigestKey::new(&[7; 32]), BLOCK as u32), rule)
+        let encoder = BlockEncoder::new(Compression::None, DigestKey::new(&[7; 32]), BLOCK as u32);
+        Worker::new(encoder, rule, RewrittenPacks::default())
     }
 
     fn stretch(path: &str, bytes: Vec<u8>) -> Stretch {

@@ -12,6 +12,7 @@ mod recovery_settings;
 mod request;
 mod target;
 mod target_time;
+mod task;
 mod wal_points;
 mod write;
 

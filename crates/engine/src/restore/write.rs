@@ -1,8 +1,9 @@
 //! Writes the files of a backup: block maps are read in order of the files, frames in order of the packs.
 //!
-//! One thread reads maps and cuts them into tasks of neighbouring frames (at most [`TASK_BYTES`] of files each); workers fetch
-//! each task's frames with few reads, prove and decompress them, and write blocks at their positions. Files are created at
-//! their final length first, so zero blocks cost nothing. Memory: two tasks per worker. Nothing is synced here: one sync of
+//! One thread reads maps and gathers what is to be written into tasks (see [`super::task`]); workers fetch each task's
+//! frames with few reads, prove and decompress them, and write blocks at their positions. Files are created at
+//! their final length first, so zero blocks cost nothing. Memory: two tasks per
+//! worker, and what is gathered. Nothing is synced here: one sync of
 //! the whole file system at the end costs a fraction of one per file.
 //!
 //! The control file is not written but handed back: it goes into place last.
@@ -19,15 +20,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pgkeep_format::control_file::CONTROL_FILE_PATH;
-use pgkeep_repo::{BackupReader, BlockRun, FileEntry, FileKind, FrameDecoder, FrameRef, RunTarget};
+use pgkeep_repo::{BackupReader, FileEntry, FileKind, FrameDecoder, FrameRef, RunTarget};
 
 use super::destination::Owner;
 use super::plan::RestorePlan;
+use super::task::{Batch, Piece, TargetFile, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
 
-/// Plain bytes of one task.
-const TASK_BYTES: u64 = 2 << 20;
 /// Files of a former recovery: they would turn this one into something that was not asked for.
 const STALE_SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -39,30 +39,6 @@ pub struct Written {
     pub control_file: (Vec<u8>, u32),
     /// Bytes read from the repository.
     pub read_bytes: u64,
-}
-
-/// A file that is being written.
-#[derive(Debug)]
-struct TargetFile {
-    path: PathBuf,
-    shown: String,
-    length: u64,
-}
-
-/// Blocks of one file in one frame.
-#[derive(Debug)]
-struct Piece {
-    file: Arc<TargetFile>,
-    run: BlockRun,
-    frame: FrameRef,
-    position: u32,
-}
-
-/// Pieces whose frames are neighbours, mostly.
-#[derive(Debug, Default)]
-struct Task {
-    pieces: Vec<Piece>,
-    bytes: u64,
 }
 
 struct Shared<'a> {
@@ -182,7 +158,7 @@ fn make_roots(plan: &RestorePlan) -> Result<()> {
 /// Walks the manifest; answers the control file.
 fn hand_out(plan: &RestorePlan, shared: &Shared<'_>, tasks: Sender<Task>) -> Result<Option<(Vec<u8>, u32)>> {
     let mut control_file = None;
-    let mut task = Task::default();
+    let mut batch = Batch::new(shared.block_size);
     for entry in plan.reader.files() {
         let entry = entry?;
         if shared.is_stopped() {
@@ -209,13 +185,11 @@ fn hand_out(plan: &RestorePlan, shared: &Shared<'_>, tasks: Sender<Task>) -> Res
                     continue;
                 }
                 let file = create(plan, &entry, path)?;
-                add_pieces(shared, &entry, &Arc::new(file), &mut task, &tasks)?;
+                add_pieces(shared, &entry, &Arc::new(file), &mut batch, &tasks)?;
             }
         }
     }
-    if !task.pieces.is_empty() {
-        send(&tasks, task);
-    }
+    send(&tasks, batch.flush());
     Ok(control_file)
 }
 
@@ -254,7 +228,7 @@ fn add_pieces(
     shared: &Shared<'_>,
     entry: &FileEntry,
     file: &Arc<TargetFile>,
-    task: &mut Task,
+    batch: &mut Batch,
     tasks: &Sender<Task>,
 ) -> Result<()> {
     let map = shared.reader.map(entry).map_err(|error| in_file(&file.shown, None, error.into()))?;
@@ -265,11 +239,7 @@ fn add_pieces(
                 shared.done_bytes.fetch_add(bytes, Ordering::Relaxed);
             }
             RunTarget::Frame { frame, position } => {
-                task.pieces.push(Piece { file: Arc::clone(file), run: *run, frame, position });
-                task.bytes += bytes;
-                if task.bytes >= TASK_BYTES {
-                    send(tasks, std::mem::take(task));
-                }
+                send(tasks, batch.add(Piece { file: Arc::clone(file), run: *run, frame, position }));
             }
         }
     }
@@ -277,18 +247,19 @@ fn add_pieces(
 }
 
 /// Workers only go away after an error, which is told elsewhere.
-fn send(tasks: &Sender<Task>, task: Task) {
-    drop(tasks.send(task));
+fn send(tasks: &Sender<Task>, ready: Vec<Task>) {
+    for task in ready {
+        drop(tasks.send(task));
+    }
 }
 
 fn work(tasks: &Receiver<Task>, shared: &Shared<'_>) -> Result<()> {
     let mut decoder = shared.reader.frames().decoder();
     let mut plain = Vec::new();
-    for mut task in tasks {
+    for task in tasks {
         if shared.is_stopped() {
             return Ok(());
         }
-        task.pieces.sort_by_key(|piece| (piece.frame.epoch, piece.frame.pack, piece.frame.offset));
         write_task(&task, shared, &mut decoder, &mut plain)?;
     }
     Ok(())
