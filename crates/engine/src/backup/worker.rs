@@ -227,12 +227,12 @@ impl Worker {
                 (file.number, OldLeaf { leaf, scattered })
             });
         }
-        Ok(self.leaf.as_ref().is_some_and(|(_, old)| {
-            let given_up = |pack| self.rewrite.contains(&pack);
-            !old.scattered
-                && old.leaf.digest(block) == Some(digest)
-                && !(!self.rewrite.is_empty() && old.leaf.pack_of(block).is_some_and(given_up))
-        }))
+        let Some((_, old)) = &self.leaf else { return Ok(false) };
+        if old.scattered || old.leaf.digest(block) != Some(digest) {
+            return Ok(false);
+        }
+        Ok(self.rewrite.is_empty()
+            || old.leaf.pack_of(block).is_none_or(|pack| !self.rewrite.contains(&pack)))
     }
 
     /// Puts a block into the open frame; answers where.
