@@ -6,6 +6,7 @@
 
 pub mod archive_index;
 pub mod backup;
+pub mod changed_blocks;
 pub mod check;
 pub mod connection;
 pub mod error;

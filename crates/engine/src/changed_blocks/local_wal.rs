@@ -1,0 +1,71 @@
+//! WAL that the server on this machine still has in `pg_wal`: what is not archived yet, and what proves that the archive
+//! holds this server's log.
+//!
+//! The server goes on while we read. It only ever adds to a segment, or renames one that it needs no more; whatever is
+//! read in the middle of that fails the checks of the decoder, and what was not read in full is not used.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use pgkeep_format::timeline_history::{MAX_HISTORY_LENGTH, TimelineHistory};
+use pgkeep_format::wal::{SegmentSummary, header_of, summarize_partial_segment};
+use pgkeep_format::{Lsn, TimelineId, WalSegmentName, WalSegmentSize};
+
+use super::NotUsable;
+
+/// Bytes of the header of a WAL page that is not the first of its segment.
+const PAGE_HEADER: u64 = 24;
+
+/// The summary of a segment in `pg_wal`, up to `upto`, which must be the start of a record or the segment's end; none where
+/// there is no such file.
+pub(super) fn summary(
+    pg_wal: &Path,
+    name: WalSegmentName,
+    size: WalSegmentSize,
+    upto: Lsn,
+) -> Result<Option<SegmentSummary>, NotUsable> {
+    let segment = name.file_name(size);
+    let damaged = |what: String| NotUsable::DamagedSegment { segment: segment.clone(), what };
+    let length = upto.0.saturating_sub(size.start_of(name.number).0).min(size.bytes());
+    let bytes = match read_start(&pg_wal.join(&segment), length) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(None),
+        Err(error) => return Err(damaged(format!("it cannot be read in `pg_wal`: {error}"))),
+    };
+    let summary =
+        summarize_partial_segment(&bytes, name, size).map_err(|error| damaged(error.to_string()))?;
+    let page_size = header_of(&bytes).map_err(|error| damaged(error.to_string()))?.page_size;
+    // A record that would start right at a border of pages starts after the page's header.
+    let is_at_page = summary.end.0.is_multiple_of(u64::from(page_size.max(1)));
+    let is_reached = summary.end >= upto || (is_at_page && summary.end.saturating_add(PAGE_HEADER) == upto);
+    if !is_reached {
+        return Err(NotUsable::ShortSegment { segment, at: summary.end, needed: upto });
+    }
+    Ok(Some(summary))
+}
+
+/// The history file of a timeline in `pg_wal`; none where there is none.
+pub(super) fn history(pg_wal: &Path, timeline: TimelineId) -> Result<Option<TimelineHistory>, NotUsable> {
+    let path = pg_wal.join(format!("{:08X}.history", timeline.get()));
+    let damaged = |what: String| NotUsable::DamagedArchive { what: format!("`{}`: {what}", path.display()) };
+    match read_start(&path, MAX_HISTORY_LENGTH as u64) {
+        Ok(Some(bytes)) => {
+            TimelineHistory::parse(timeline, &bytes).map(Some).map_err(|error| damaged(error.to_string()))
+        }
+        Ok(None) => Ok(None),
+        Err(error) => Err(damaged(error.to_string())),
+    }
+}
+
+/// The first bytes of a file; none where there is no such file.
+fn read_start(path: &Path, length: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
