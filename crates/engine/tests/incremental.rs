@@ -9,7 +9,7 @@ use std::fs;
 use common::{Site, all_digests, run_restore, start_restored};
 use pgkeep_engine::list::list;
 use pgkeep_engine::restore::{RecoveryTarget, RestoreRequest};
-use pgkeep_testkit::Cluster;
+use pgkeep_testkit::{Cluster, StopMode};
 use serde_json::Value;
 
 fn number(report: &Value, field: &str) -> u64 {
@@ -46,10 +46,30 @@ fn workload(cluster: &Cluster, round: u32) {
     }
 }
 
-fn prove(major: u32, source: &str, checksums: bool) {
-    let site = Site::new();
-    let cluster = Cluster::builder(major).checksums(checksums).wal_segment_mib(1).start();
+/// How a chain of backups is taken.
+#[derive(Clone, Copy)]
+struct Case {
+    major: u32,
+    source: &'static str,
+    checksums: bool,
+    /// How changes are to be found: by the archived WAL, or by comparing. The WAL needs an archiver.
+    changes: &'static str,
+}
+
+fn start(site: &Site, case: Case) -> Cluster {
+    let builder = Cluster::builder(case.major).checksums(case.checksums).wal_segment_mib(1);
+    if case.changes == "wal" {
+        return site.archiving(builder);
+    }
+    let cluster = builder.start();
     site.init(&cluster);
+    cluster
+}
+
+fn prove(case: Case) {
+    let Case { major, source, changes, .. } = case;
+    let site = Site::new();
+    let cluster = start(&site, case);
     cluster.sql(
         "CREATE TABLE accounts AS SELECT i AS id, 0::bigint AS balance, repeat(md5(i::text), 3) AS filler
              FROM generate_series(1, 20000) i;
@@ -62,11 +82,16 @@ fn prove(major: u32, source: &str, checksums: bool) {
         if round > 0 {
             workload(&cluster, round);
         }
-        let report = site.backup(&cluster, &["--source", source, "--wal", "include"]);
+        let wal = if changes == "wal" { "archive" } else { "include" };
+        let report = site.backup(&cluster, &["--source", source, "--wal", wal, "--changes", changes]);
         assert_eq!(report["type"], if round == 0 { "full" } else { "incr" });
         let parent = taken.last().map(|(id, _): &(String, _)| id.clone());
         assert_eq!(report["parent"].as_str().map(str::to_owned), parent);
         if round > 0 {
+            assert_eq!(report["changes"], changes, "{report}");
+            if changes == "wal" && round != 2 {
+                assert!(number(&report, "read_bytes") < number(&report, "size_bytes") / 2, "{report}");
+            }
             // Far less than the cluster: template databases and most of the table stay where they are.
             // A database that was created is new as a whole.
             let share = if round == 2 { 2 } else { 3 };
@@ -91,27 +116,100 @@ fn prove(major: u32, source: &str, checksums: bool) {
 
 #[test]
 fn pg14_local_without_checksums() {
-    prove(14, "local", false);
+    prove(Case { major: 14, source: "local", checksums: false, changes: "compare" });
+}
+
+#[test]
+fn pg14_by_wal_without_checksums() {
+    prove(Case { major: 14, source: "local", checksums: false, changes: "wal" });
 }
 
 #[test]
 fn pg15_stream() {
-    prove(15, "stream", true);
+    prove(Case { major: 15, source: "stream", checksums: true, changes: "compare" });
 }
 
 #[test]
-fn pg16_local() {
-    prove(16, "local", true);
+fn pg15_by_wal() {
+    prove(Case { major: 15, source: "local", checksums: true, changes: "wal" });
+}
+
+#[test]
+fn pg16_by_wal() {
+    prove(Case { major: 16, source: "local", checksums: true, changes: "wal" });
+}
+
+#[test]
+fn pg17_by_wal_without_checksums() {
+    prove(Case { major: 17, source: "local", checksums: false, changes: "wal" });
 }
 
 #[test]
 fn pg17_stream_without_checksums() {
-    prove(17, "stream", false);
+    prove(Case { major: 17, source: "stream", checksums: false, changes: "compare" });
 }
 
 #[test]
 fn pg18_local() {
-    prove(18, "local", true);
+    prove(Case { major: 18, source: "local", checksums: true, changes: "compare" });
+}
+
+#[test]
+fn pg18_by_wal() {
+    prove(Case { major: 18, source: "local", checksums: true, changes: "wal" });
+}
+
+/// A hole in the WAL since the parent: what changed in it is unknown, so everything is read, and the reason is told.
+#[test]
+fn a_hole_in_the_wal_makes_the_next_backup_read_everything() {
+    let site = Site::new();
+    let cluster = site.archiving(Cluster::builder(17).wal_segment_mib(1));
+    cluster.sql("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 5000) i; VACUUM FREEZE t");
+    site.backup(&cluster, &[]);
+    cluster.sql("UPDATE t SET md5 = 'changed in the hole' WHERE i % 100 = 0");
+    let lost = site.archive_all(&cluster);
+    cluster.sql("CHECKPOINT; UPDATE t SET md5 = 'changed later' WHERE i % 100 = 1");
+    site.archive_all(&cluster);
+    fs::remove_file(site.wal_object(&lost)).unwrap();
+    // The server's own copy of it must be gone too, or it would do as well.
+    cluster.sql("CHECKPOINT");
+    drop(fs::remove_file(cluster.data_dir().join("pg_wal").join(&lost)));
+    let report = site.backup(&cluster, &[]);
+    assert_eq!((&report["type"], &report["changes"]), (&"incr".into(), &"compare".into()), "{report}");
+    assert!(report["changes_reason"].as_str().unwrap().contains(&lost), "{report}");
+    let digests = all_digests(&cluster);
+    assert_eq!(all_digests(&bring_back(&site, 17, report["id"].as_str().unwrap())), digests);
+    // From here on there is no hole any more.
+    let next = site.backup(&cluster, &[]);
+    assert_eq!(next["changes"], "wal", "{next}");
+}
+
+/// The published fault: rows that were deleted, and whose pages were cut off, must not come back when the file grows again
+/// by pages that no WAL names.
+#[test]
+fn rows_of_a_truncated_table_do_not_come_back() {
+    for changes in ["wal", "compare"] {
+        let site = Site::new();
+        let mut cluster = site.archiving(Cluster::builder(18).wal_segment_mib(1).conf("autovacuum", "off"));
+        cluster.sql("CREATE TABLE t (i int, s text); INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 30000) i");
+        site.backup(&cluster, &["--changes", changes]);
+        cluster.sql("DELETE FROM t WHERE i > 1000");
+        cluster.sql("VACUUM t");
+        site.backup(&cluster, &["--changes", changes]);
+        // A crash while the file grows: the pages are there, the WAL is not.
+        let path = cluster.data_dir().join(cluster.sql("SELECT pg_relation_filepath('t')").trim());
+        cluster.sql("CHECKPOINT");
+        cluster.stop(StopMode::Immediate);
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let length = file.metadata().unwrap().len();
+        file.set_len(length + 300 * 8192).unwrap();
+        drop(file);
+        cluster.restart();
+        let report = site.backup(&cluster, &["--changes", changes]);
+        assert_eq!(report["changes"], changes, "{report}");
+        let restored = bring_back(&site, 18, report["id"].as_str().unwrap());
+        assert_eq!(restored.sql("SELECT count(*), max(i) FROM t"), "1000|1000");
+    }
 }
 
 /// A cluster at rest: nothing of it is stored again, whatever the type says about the parent.

@@ -4,7 +4,7 @@
 //! they are. Only the root is held; leaves are read when they are asked for, through the backup's cache of metadata
 //! frames. Cheap to clone, and shared between threads.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::backup_reader::BackupReader;
@@ -149,6 +149,13 @@ impl ParentMap {
     #[must_use]
     pub fn block_count(&self) -> u32 {
         self.inner.root.block_count
+    }
+
+    /// Whether anything of the file lies in one of these packs, by epoch and number.
+    #[must_use]
+    pub fn needs_any(&self, packs: &BTreeSet<(u32, u32)>) -> bool {
+        !packs.is_empty()
+            && self.shares().shares().iter().any(|share| packs.contains(&(share.epoch, share.pack)))
     }
 
     /// The leaf that a block is in; none where the file did not have it.

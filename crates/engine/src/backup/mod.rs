@@ -12,6 +12,7 @@ mod copy;
 mod external_config;
 mod parent_files;
 mod plan;
+mod reading;
 mod request;
 mod rewrite;
 mod run;

@@ -50,6 +50,17 @@ impl ParentFiles {
         Ok(ParentFiles { reader: reader.clone(), paths, slots: Mutex::new(slots) })
     }
 
+    /// The backup.
+    pub const fn reader(&self) -> &BackupReader {
+        &self.reader
+    }
+
+    /// The pages of a file that were bad in the backup, as far as they are listed.
+    pub fn bad_pages_of(&self, path: &str) -> Vec<u32> {
+        let files = &self.reader.header().bad_pages.files;
+        files.iter().find(|bad| bad.path == path).map(|bad| bad.blocks.clone()).unwrap_or_default()
+    }
+
     /// The file of that path, the first time that it is asked for.
     pub fn take(&self, path: &str) -> Result<Option<ParentFile>> {
         let entry = {

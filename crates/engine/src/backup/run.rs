@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use pgkeep_format::backup_label::BackupLabel;
 use pgkeep_format::control_file::CONTROL_FILE_PATH;
+use pgkeep_format::relation::RelationFile;
 use pgkeep_format::{Lsn, TimelineId, WalSegmentName};
 use pgkeep_repo::{
     BackupWriter, BadPagesOfFile, BlockEncoder, ClusterRecord, ExternalFile, LeaseInfo, ManifestHeader,
@@ -22,6 +23,7 @@ use super::collector::{Collected, Collector};
 use super::copy::{Sink, copy};
 use super::parent_files::{ParentFile, ParentFiles};
 use super::plan::BackupPlan;
+use super::reading::Reading;
 use super::server::{self, ServerFacts, StoppedBackup};
 use super::source_local;
 use super::source_stream::{StreamCutter, StreamItem};
@@ -29,9 +31,10 @@ use super::wal_receive::{PreparedReceiver, Received, RunningReceiver};
 use super::work::{Bundler, SourceFile, Stretch, Work};
 use super::worker::{PageRule, Worker};
 use super::{
-    BackupReport, BackupRequest, ChangesFrom, Checkpoint, SourceKind, WalMode, confirm, external_config,
-    wal_wait,
+    BackupReport, BackupRequest, ChangesChoice, ChangesFrom, Checkpoint, SourceKind, WalMode, confirm,
+    external_config, wal_wait,
 };
+use crate::changed_blocks::{ChangedBlocks, WalRequest, comparable, from_wal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
 use crate::wal::{put_history, wal_tail_object};
@@ -65,6 +68,7 @@ struct Counts {
     read_bytes: u64,
     new_bytes: u64,
     unchanged_files: u64,
+    changes: Option<(ChangesFrom, String)>,
 }
 
 /// What the copy left behind, before the WAL is proved.
@@ -74,6 +78,24 @@ struct Copied {
     stopped: StoppedBackup,
     vanished: u64,
     directory_mode: u32,
+    /// How it was found what changed, and why in that way; none for a full backup.
+    changes: Option<(ChangesFrom, String)>,
+}
+
+/// What is known about changes since the parent.
+#[derive(Debug, Default)]
+struct FoundChanges {
+    /// None where every block is compared.
+    changes: Option<ChangedBlocks>,
+    /// Why; empty where there is no parent.
+    reason: String,
+}
+
+impl FoundChanges {
+    fn told(&self) -> Option<(ChangesFrom, String)> {
+        let from = if self.changes.is_some() { ChangesFrom::Wal } else { ChangesFrom::Compare };
+        (!self.reason.is_empty()).then(|| (from, self.reason.clone()))
+    }
 }
 
 /// The clock of the server around the copy.
@@ -169,6 +191,7 @@ impl Run<'_> {
             read_bytes: copied.collected.read_bytes,
             new_bytes: copied.collected.new_bytes,
             unchanged_files: copied.collected.unchanged_files,
+            changes: copied.changes.clone(),
         };
         Ok((self.header(copied, &label, times, wal, external), counts))
     }
@@ -200,6 +223,12 @@ impl Run<'_> {
             self.keep_history(&mut prepared, timeline)?;
             *receiver = Some(self.start_receiver(prepared, start, timeline)?);
         }
+        let found = self.find_changes(session, directory, parent, start)?;
+        let reading = found.changes.as_ref().map(|changes| Reading {
+            changes,
+            rewrite: &self.plan.rewrite,
+            block_size: self.facts.block_size,
+        });
         let walk = source_local::walk(directory, &self.facts)?;
         for special in &walk.special {
             self.observer.event(Event::Warning {
@@ -212,7 +241,7 @@ impl Run<'_> {
         let mut collector = self.collector(writer);
         let receiving = receiver.as_ref();
         copy(self.workers(start), &mut collector, self.observer, self.cancel, |sink| {
-            self.hand_out(&walk.entries, parent, sink, receiving, &vanished)
+            self.hand_out(&walk.entries, parent, reading.as_ref(), sink, receiving, &vanished)
         })?;
         // Last of all: a standby's control file says up to where replay must go.
         let (bytes, mode, modified) = source_local::read_control_file(directory)?;
@@ -226,13 +255,66 @@ impl Run<'_> {
         self.observer.event(Event::StepFinished { step: Step::Copy });
         let stopped = server::stop(session)?;
         let directory_mode = source_local::directory_mode(directory)?;
-        Ok(Copied { collected, start, stopped, vanished: vanished.into_inner(), directory_mode })
+        let changes = found.told();
+        Ok(Copied { collected, start, stopped, vanished: vanished.into_inner(), directory_mode, changes })
+    }
+
+    /// What may have changed since the parent, from the WAL since; nothing where that is not known, with the reason.
+    fn find_changes(
+        &self,
+        session: &mut Connection,
+        directory: &Path,
+        parent: Option<&ParentFiles>,
+        start: Lsn,
+    ) -> Result<FoundChanges> {
+        let Some(parent) = parent else { return Ok(FoundChanges::default()) };
+        let header = parent.reader().header();
+        if self.request.changes == ChangesChoice::Compare {
+            return Ok(FoundChanges {
+                changes: None,
+                reason: "every block was compared, as asked".to_owned(),
+            });
+        }
+        let shape = self.facts.shape();
+        let pg_wal = directory.join("pg_wal");
+        let timeline = server::timeline(session)?;
+        let answer = match comparable(header, &shape) {
+            Err(reason) => Err(reason),
+            Ok(()) => from_wal(&WalRequest {
+                archive: &self.archive,
+                local_wal: Some(&pg_wal),
+                parent: header,
+                start,
+                timeline,
+                cancel: self.cancel,
+            })?,
+        };
+        let found = match answer {
+            Ok(changes) => {
+                let (segments, blocks) = (changes.range().segments, changes.marked_blocks());
+                let reason = format!("{segments} WAL segments since the parent name {blocks} blocks");
+                FoundChanges { changes: Some(changes), reason }
+            }
+            Err(why) => {
+                let reason = format!("every block was compared: {why}");
+                if self.request.changes == ChangesChoice::Wal {
+                    self.observer.event(Event::Warning {
+                        text: format!("the WAL does not say what changed: {why}"),
+                        hint: Some("every block is read and compared instead, which is as good".to_owned()),
+                    });
+                }
+                FoundChanges { changes: None, reason }
+            }
+        };
+        self.observer.event(Event::Note { text: format!("changes: {}", found.reason) });
+        Ok(found)
     }
 
     fn hand_out(
         &self,
         entries: &[source_local::Entry],
         parent: Option<&ParentFiles>,
+        reading: Option<&Reading<'_>>,
         sink: &Sink<'_>,
         receiver: Option<&RunningReceiver>,
         vanished: &AtomicU64,
@@ -249,14 +331,31 @@ impl Run<'_> {
                 continue;
             }
             let old = take_parent(parent, &entry.path)?;
-            let Some(file) = source_local::open(entry, number as u64, &version_directory, old)? else {
+            let spans = match reading {
+                Some(reading) => {
+                    let relation = RelationFile::parse_path(&entry.path, &version_directory);
+                    let bad = parent.map(|parent| parent.bad_pages_of(&entry.path)).unwrap_or_default();
+                    reading.of_file(relation.as_ref(), old.as_ref(), entry.size, &bad)?
+                }
+                None => None,
+            };
+            let block_size = self.facts.block_size;
+            let open = source_local::open(
+                entry,
+                number as u64,
+                &version_directory,
+                old,
+                spans.as_deref(),
+                block_size,
+            )?;
+            let Some(file) = open else {
                 vanished.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 if let Some(parent) = parent {
                     parent.put_back(&entry.path);
                 }
                 continue;
             };
-            for stretch in source_local::stretches(&file) {
+            for stretch in file.stretches() {
                 if let Some(work) = bundler.add(stretch) {
                     sink.work(work)?;
                 }
@@ -321,7 +420,9 @@ impl Run<'_> {
                 .hint("take the backup again; if it stays, report this")
         })?;
         let stopped = StoppedBackup { stop, label, tablespace_map: texts.1.unwrap_or_default() };
-        Ok(Copied { collected, start, stopped, vanished: 0, directory_mode })
+        let changes = parent
+            .map(|_| (ChangesFrom::Compare, "the server sent every block, and each was compared".to_owned()));
+        Ok(Copied { collected, start, stopped, vanished: 0, directory_mode, changes })
     }
 
     /// Makes sure that every byte of WAL from the start to the stop is in the repository.
@@ -483,8 +584,8 @@ impl Run<'_> {
             kind: self.plan.basis.kind,
             parent: self.plan.basis.parent.map(|parent| parent.to_string()),
             type_reason: self.plan.basis.reason.clone(),
-            changes: self.plan.basis.parent.map(|_| ChangesFrom::Compare),
-            changes_reason: "every block was compared".to_owned(),
+            changes: counts.changes.as_ref().map(|(from, _)| *from),
+            changes_reason: counts.changes.as_ref().map(|(_, why)| why.clone()).unwrap_or_default(),
             source: self.plan.source,
             source_reason: self.plan.source_reason.clone(),
             wal: self.plan.wal,

@@ -11,6 +11,7 @@ use pgkeep_format::{Lsn, TimelineId, WalSegmentSize};
 use pgkeep_wire::{Connection, quote_literal};
 
 use super::Checkpoint;
+use crate::changed_blocks::ClusterShape;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The oldest major version that pgkeep backs up. 13 speaks as 14 does; it was not to be had for tests.
@@ -77,6 +78,19 @@ impl ServerFacts {
     /// The directory that holds this version's files in every tablespace.
     pub fn tablespace_directory(&self) -> String {
         format!("PG_{}_{}", self.major(), self.catalog_version)
+    }
+
+    /// What must be the same in a parent whose blocks are kept unread.
+    pub fn shape(&self) -> ClusterShape {
+        ClusterShape {
+            system_identifier: self.system_identifier,
+            catalog_version: self.catalog_version,
+            control_version: self.control_version,
+            block_size: self.block_size,
+            relation_segment_blocks: self.relation_segment_blocks,
+            wal_segment_size: u32::from(self.wal_segment_size),
+            checksums: self.checksums,
+        }
     }
 
     /// Asks the server.

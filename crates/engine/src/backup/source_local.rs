@@ -18,6 +18,7 @@ use pgkeep_format::exclude::{Disposition, classify_entry, init_fork_of, is_tempo
 use pgkeep_format::relation::RelationFile;
 
 use super::parent_files::ParentFile;
+use super::reading::BlockSpan;
 use super::server::ServerFacts;
 use super::work::{STRETCH_BYTES, SourceFile, Stretch};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +34,8 @@ pub struct Entry {
     pub mode: u32,
     /// Bytes; nothing for a directory.
     pub size: u64,
+    /// Seconds since 1970; nothing for a directory.
+    pub modified: i64,
     /// Whether it is a directory.
     pub is_directory: bool,
 }
@@ -105,6 +108,7 @@ pub fn walk(data_directory: &Path, facts: &ServerFacts) -> Result<Walk> {
                     location: location.clone(),
                     mode: metadata.mode() & 0o7777,
                     size: 0,
+                    modified: 0,
                     is_directory: true,
                 });
                 walk_directory(&mut walk, &location, &path, facts, &version_directory)?;
@@ -178,6 +182,7 @@ fn walk_directory(
                 location: location.clone(),
                 mode,
                 size: 0,
+                modified: 0,
                 is_directory,
             });
             if disposition == Disposition::Take {
@@ -213,6 +218,7 @@ fn walk_directory(
             location,
             mode: metadata.mode() & 0o7777,
             size: metadata.len(),
+            modified: metadata.mtime(),
             is_directory: false,
         });
     }
@@ -233,42 +239,83 @@ pub fn directory_mode(data_directory: &Path) -> Result<u32> {
     Ok(metadata.mode() & 0o7777)
 }
 
-/// Opens one file of the walk and cuts it into stretches; nothing where it is gone.
+/// Opens one file of the walk; nothing where it is gone. Of `spans`, where they are given, every other block is known to
+/// be the parent's; a file of which nothing is to be read is not opened.
 pub fn open(
     entry: &Entry,
     number: u64,
     version_directory: &str,
     parent: Option<ParentFile>,
-) -> Result<Option<Arc<SourceFile>>> {
-    let file = match File::open(&entry.location) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(cannot_walk(&entry.location, &error)),
+    spans: Option<&[BlockSpan]>,
+    block_size: u32,
+) -> Result<Option<OpenFile>> {
+    let relation = RelationFile::parse_path(&entry.path, version_directory);
+    let (file, size, modified) = if spans.is_some_and(<[BlockSpan]>::is_empty) {
+        (None, entry.size, entry.modified)
+    } else {
+        let file = match File::open(&entry.location) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(cannot_walk(&entry.location, &error)),
+        };
+        let metadata = file.metadata().map_err(|error| cannot_walk(&entry.location, &error))?;
+        // What is read in part was decided by the length that the walk saw: what was added since, WAL brings back.
+        let size = if spans.is_some() { entry.size } else { metadata.len() };
+        (Some(file), size, metadata.mtime())
     };
-    let metadata = file.metadata().map_err(|error| cannot_walk(&entry.location, &error))?;
-    let size = metadata.len();
-    Ok(Some(Arc::new(SourceFile {
+    let parts = match spans {
+        None => cut(0, size),
+        Some(spans) => {
+            let block = u64::from(block_size);
+            let cut_span =
+                |(first, count): &BlockSpan| cut(u64::from(*first) * block, u64::from(*count) * block);
+            spans.iter().flat_map(cut_span).collect()
+        }
+    };
+    let file = Arc::new(SourceFile {
         number,
         path: entry.path.clone(),
         mode: entry.mode,
-        modified: metadata.mtime(),
+        modified,
         size,
-        relation: RelationFile::parse_path(&entry.path, version_directory),
+        relation,
         parent,
-        file: Some(file),
-        stretches: SourceFile::stretches_of(size),
+        file,
+        // A file of which nothing is read is one empty stretch.
+        stretches: (parts.len() as u64).max(1),
         read_end: AtomicU64::new(0),
-    })))
+    });
+    Ok(Some(OpenFile { file, parts }))
 }
 
-/// The stretches of an open file, in order.
-pub fn stretches(file: &Arc<SourceFile>) -> impl Iterator<Item = Stretch> + '_ {
-    (0..file.stretches).map(move |index| {
-        let offset = index * STRETCH_BYTES;
-        // At most one stretch: fits.
-        let length = file.size.saturating_sub(offset).min(STRETCH_BYTES) as usize;
-        Stretch { file: Arc::clone(file), offset, length, bytes: None, skipped: 0 }
-    })
+/// A file, and which parts of it are read.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: Arc<SourceFile>,
+    parts: Vec<(u64, usize)>,
+}
+
+/// Offsets and lengths of stretches.
+fn cut(offset: u64, length: u64) -> Vec<(u64, usize)> {
+    let starts = (0..length.div_ceil(STRETCH_BYTES)).map(|index| index * STRETCH_BYTES);
+    // At most one stretch: fits.
+    starts.map(|start| (offset + start, (length - start).min(STRETCH_BYTES) as usize)).collect()
+}
+
+impl OpenFile {
+    /// The stretches, in order.
+    pub fn stretches(&self) -> impl Iterator<Item = Stretch> + '_ {
+        let read: u64 = self.parts.iter().map(|(_, length)| *length as u64).sum();
+        let mut skipped = self.file.size.saturating_sub(read);
+        let empty = self.parts.is_empty().then_some((0, 0));
+        self.parts.iter().copied().chain(empty).map(move |(offset, length)| Stretch {
+            file: Arc::clone(&self.file),
+            offset,
+            length,
+            bytes: None,
+            skipped: std::mem::take(&mut skipped),
+        })
+    }
 }
 
 /// Reads the control file, again where the server was writing it just then; answers its bytes and its description.

@@ -298,7 +298,8 @@ impl Worker {
     }
 }
 
-fn is_scattered(scatter: Scatter) -> bool {
+/// Whether blocks lie in so many places that they are written anew, together.
+pub fn is_scattered(scatter: Scatter) -> bool {
     scatter.frames > FEW_FRAMES && scatter.frame_bytes > MOST_DECODING * scatter.used_bytes
 }
 
