@@ -184,15 +184,9 @@ impl BackupReader {
     /// [`RepoError::Corrupt`], [`RepoError::NotFound`] where a pack is gone, or when the storage fails.
     pub fn map(&self, entry: &FileEntry) -> Result<BlockMap> {
         let block_size = self.inner.header.block_size;
-        let blocks = u32::try_from(entry.meta.size.div_ceil(u64::from(block_size))).unwrap_or(u32::MAX);
-        let FileKind::File { root: Some(piece) } = &entry.kind else {
+        let Some((piece, root)) = self.root(entry)? else {
             return Ok(BlockMap { reader: self.clone(), length: 0, root: None, runs: Vec::new() });
         };
-        let key = self.inner.stanza.repository().digest_key();
-        let root = self.piece(FrameKind::Map, piece, |bytes| Root::decode(bytes, block_size, key))?;
-        if root.block_count != blocks {
-            return Err(self.corrupt(piece, Malformed("a block map does not fit the size of its file")));
-        }
         let runs = match &root.leaves {
             Leaves::Inline { runs, .. } => runs.clone(),
             Leaves::Pieces { leaves, .. } => {
@@ -200,7 +194,7 @@ impl BackupReader {
                 let mut runs: Vec<BlockRun> = Vec::new();
                 for (leaf, index) in leaves.iter().zip(0..) {
                     if runs.len() > MAX_RUNS {
-                        return Err(self.corrupt(piece, Malformed("a block map has too many runs")));
+                        return Err(self.corrupt(&piece, Malformed("a block map has too many runs")));
                     }
                     let (first_block, count) = layout.leaf(index);
                     match &leaf.pieces {
@@ -213,7 +207,20 @@ impl BackupReader {
                 runs
             }
         };
-        Ok(BlockMap { reader: self.clone(), length: entry.meta.size, root: Some((*piece, root)), runs })
+        Ok(BlockMap { reader: self.clone(), length: entry.meta.size, root: Some((piece, root)), runs })
+    }
+
+    /// The root of the block map of a regular file that is not empty, and where it lies.
+    pub(crate) fn root(&self, entry: &FileEntry) -> Result<Option<(PieceRef, Root)>> {
+        let block_size = self.inner.header.block_size;
+        let blocks = u32::try_from(entry.meta.size.div_ceil(u64::from(block_size))).unwrap_or(u32::MAX);
+        let FileKind::File { root: Some(piece) } = &entry.kind else { return Ok(None) };
+        let key = self.inner.stanza.repository().digest_key();
+        let root = self.piece(FrameKind::Map, piece, |bytes| Root::decode(bytes, block_size, key))?;
+        if root.block_count != blocks {
+            return Err(self.corrupt(piece, Malformed("a block map does not fit the size of its file")));
+        }
+        Ok(Some((*piece, root)))
     }
 
     /// A WAL file kept with this backup.
@@ -227,7 +234,7 @@ impl BackupReader {
         wal_object::decode(&key, &bytes, repository.id_bytes(), repository.digest_key())
     }
 
-    fn piece<T>(
+    pub(crate) fn piece<T>(
         &self,
         kind: FrameKind,
         piece: &PieceRef,
@@ -239,7 +246,7 @@ impl BackupReader {
         decode(bytes).map_err(|m| self.corrupt(piece, m))
     }
 
-    fn corrupt(&self, piece: &PieceRef, malformed: Malformed) -> RepoError {
+    pub(crate) fn corrupt(&self, piece: &PieceRef, malformed: Malformed) -> RepoError {
         RepoError::corrupt(self.inner.fetcher.pack_key(&piece.frame), piece.frame.offset, malformed.0)
     }
 
