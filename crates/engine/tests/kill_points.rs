@@ -53,6 +53,7 @@ fn restore_request(location: &Location, destination: &Path) -> RestoreRequest {
         restore_command: "false".to_owned(),
         caller_time_zone: "UTC".to_owned(),
         jobs: 2,
+        delta: false,
         dry_run: false,
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn restore(context: &Context, args: RestoreArgs) -> Result<u8> {
         restore_command,
         caller_time_zone: caller::time_zone(),
         jobs: context.settings().restore.jobs,
+        delta: args.delta,
         dry_run: args.dry_run,
     };
     let cancel = signal::cancel_on_signals()?;

@@ -5,12 +5,14 @@
 //! their final length first, so zero blocks cost nothing. Memory: two tasks per worker. Nothing is synced here: one sync of
 //! the whole file system at the end costs a fraction of one per file.
 //!
+//! A delta restore hands the workers the blocks of files that are there, to compare first (`delta::compare`).
+//!
 //! The control file is not written but handed back: it goes into place last.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -21,15 +23,18 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use pgkeep_format::control_file::CONTROL_FILE_PATH;
 use pgkeep_repo::{BackupReader, BlockRun, FileEntry, FileKind, FrameDecoder, FrameRef, RunTarget};
 
+use super::delta::compare::{Compare, Comparer, Counters};
+use super::delta::survey::open_for_writing;
 use super::destination::Owner;
+use super::marker::MARKER;
 use super::plan::RestorePlan;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
 
 /// Plain bytes of one task.
 const TASK_BYTES: u64 = 2 << 20;
-/// Files of a former recovery: they would turn this one into something that was not asked for.
-const STALE_SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
+/// Files of a former recovery or restore: they would turn this one into something that was not asked for.
+const STALE_FILES: [&str; 3] = ["recovery.signal", "standby.signal", MARKER];
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// What was written.
@@ -39,29 +44,66 @@ pub struct Written {
     pub control_file: (Vec<u8>, u32),
     /// Bytes read from the repository.
     pub read_bytes: u64,
+    /// What became of the files of a former cluster.
+    pub compared: Counters,
 }
 
 /// A file that is being written.
 #[derive(Debug)]
-struct TargetFile {
-    path: PathBuf,
-    shown: String,
-    length: u64,
+pub struct TargetFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its name in the cluster.
+    pub shown: String,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+impl TargetFile {
+    /// Opens it to write, and to read what is there; not through a link.
+    pub fn open(&self) -> io::Result<File> {
+        let open = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+                .open(&self.path)
+        };
+        let mut opened = open();
+        // A file that its owner may only read (a key, say). Another worker may take the right away in between.
+        for _ in 0..100 {
+            if !opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+                break;
+            }
+            fs::set_permissions(&self.path, fs::Permissions::from_mode(self.mode | 0o600))?;
+            opened = open();
+            fs::set_permissions(&self.path, fs::Permissions::from_mode(self.mode))?;
+        }
+        opened
+    }
 }
 
 /// Blocks of one file in one frame.
 #[derive(Debug)]
-struct Piece {
-    file: Arc<TargetFile>,
-    run: BlockRun,
-    frame: FrameRef,
-    position: u32,
+pub struct Piece {
+    /// The file.
+    pub file: Arc<TargetFile>,
+    /// Which of its blocks.
+    pub run: BlockRun,
+    /// Where they are.
+    pub frame: FrameRef,
+    /// From which block of the frame on.
+    pub position: u32,
 }
 
 /// Pieces whose frames are neighbours, mostly.
 #[derive(Debug, Default)]
 struct Task {
     pieces: Vec<Piece>,
+    /// Blocks that are there and may be right.
+    compares: Vec<Compare>,
     bytes: u64,
 }
 
@@ -70,6 +112,7 @@ struct Shared<'a> {
     block_size: u64,
     done_bytes: AtomicU64,
     read_bytes: AtomicU64,
+    compared: Counters,
     stopped: AtomicBool,
     first: Mutex<Option<Error>>,
     cancel: &'a Cancel,
@@ -104,12 +147,12 @@ impl Shared<'_> {
 pub fn write(plan: &RestorePlan, jobs: usize, observer: &dyn Observer, cancel: &Cancel) -> Result<Written> {
     let header = plan.reader.header();
     observer.event(Event::StepStarted { step: Step::Write, total_bytes: Some(header.totals.size_bytes) });
-    make_roots(plan)?;
     let shared = Shared {
         reader: &plan.reader,
         block_size: u64::from(header.block_size),
         done_bytes: AtomicU64::new(0),
         read_bytes: AtomicU64::new(0),
+        compared: Counters::default(),
         stopped: AtomicBool::new(false),
         first: Mutex::new(None),
         cancel,
@@ -152,17 +195,32 @@ pub fn write(plan: &RestorePlan, jobs: usize, observer: &dyn Observer, cancel: &
         Error::new(ErrorKind::Corrupt, format!("backup {} holds no control file", header.id))
             .hint("restore another backup: `pgkeep list` shows them")
     })?;
-    Ok(Written { control_file, read_bytes: shared.read_bytes.load(Ordering::Relaxed) })
+    Ok(Written {
+        control_file,
+        read_bytes: shared.read_bytes.load(Ordering::Relaxed),
+        compared: shared.compared,
+    })
 }
 
-fn unfinished(error: Error, plan: &RestorePlan) -> Error {
+/// Whether an entry of a manifest is written by a restore. Links are made from what the plan says.
+pub fn is_restored(entry: &FileEntry) -> bool {
+    match entry.kind {
+        FileKind::Directory => true,
+        FileKind::Symlink { .. } => false,
+        FileKind::File { .. } => !STALE_FILES.iter().any(|name| entry.meta.path == name.as_bytes()),
+    }
+}
+
+/// Says what an interrupted restore leaves, and what to do with it.
+pub fn unfinished(error: Error, plan: &RestorePlan) -> Error {
     error.hint(format!(
-        "`{}` holds an unfinished restore that no server starts on: remove it before the next try",
+        "`{}` holds an unfinished restore that no server starts on: finish it with `--delta`, or remove it before the next try",
         plan.destination.directory.display()
     ))
 }
 
-fn make_roots(plan: &RestorePlan) -> Result<()> {
+/// Makes the data directory and those of the tablespaces.
+pub fn make_roots(plan: &RestorePlan) -> Result<()> {
     let mode = plan.reader.header().directory_mode & 0o750 | 0o700;
     for place in plan.tablespaces.iter().chain([&plan.destination]) {
         let path = &place.directory;
@@ -172,8 +230,7 @@ fn make_roots(plan: &RestorePlan) -> Result<()> {
             DirBuilder::new().mode(mode).create(path).map_err(|e| cannot_write(path, &e))?;
         }
         // PostgreSQL refuses to start on any other mode.
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
-            .map_err(|e| cannot_write(path, &e))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| cannot_write(path, &e))?;
         give_away(path, plan.destination.owner)?;
     }
     Ok(())
@@ -188,6 +245,9 @@ fn hand_out(plan: &RestorePlan, shared: &Shared<'_>, tasks: Sender<Task>) -> Res
         if shared.is_stopped() {
             return Ok(None);
         }
+        if !is_restored(&entry) {
+            continue;
+        }
         let relative = Path::new(std::ffi::OsStr::from_bytes(&entry.meta.path));
         let path = plan.layout.place(relative);
         match &entry.kind {
@@ -195,17 +255,24 @@ fn hand_out(plan: &RestorePlan, shared: &Shared<'_>, tasks: Sender<Task>) -> Res
                 // A tablespace's own directory is there already, made before.
                 match DirBuilder::new().mode(entry.meta.mode & 0o7777).create(&path) {
                     Ok(()) => give_away(&path, plan.destination.owner)?,
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
+                        if plan.delta.is_some() {
+                            set_mode(&path, entry.meta.mode, plan.destination.owner)?;
+                        }
+                    }
                     Err(error) => return Err(cannot_write(&path, &error)),
                 }
             }
             FileKind::Symlink { .. } => {}
             FileKind::File { .. } => {
-                if STALE_SIGNALS.iter().any(|name| relative == Path::new(name)) {
-                    continue;
-                }
                 if relative == Path::new(CONTROL_FILE_PATH) {
                     control_file = Some((read_whole(shared, &entry)?, entry.meta.mode));
+                    continue;
+                }
+                if plan.delta.is_some()
+                    && let Some((file, former_length)) = reuse(plan, &entry, &path)?
+                {
+                    add_compares(shared, &entry, &Arc::new(file), former_length, &mut task, &tasks)?;
                     continue;
                 }
                 let file = create(plan, &entry, path)?;
@@ -213,7 +280,7 @@ fn hand_out(plan: &RestorePlan, shared: &Shared<'_>, tasks: Sender<Task>) -> Res
             }
         }
     }
-    if !task.pieces.is_empty() {
+    if task.bytes > 0 {
         send(&tasks, task);
     }
     Ok(control_file)
@@ -247,7 +314,62 @@ fn create(plan: &RestorePlan, entry: &FileEntry, path: PathBuf) -> Result<Target
         file.set_len(entry.meta.size).map_err(|error| cannot_write(&path, &error))?;
     }
     give_away(&path, plan.destination.owner)?;
-    Ok(TargetFile { path, shown: entry.path_text(), length: entry.meta.size })
+    Ok(target_file(entry, path))
+}
+
+/// Brings a file that is there to its final length, mode and owner; none where nothing is. What is there is an ordinary file
+/// of one name: anything else was removed before.
+fn reuse(plan: &RestorePlan, entry: &FileEntry, path: &Path) -> Result<Option<(TargetFile, u64)>> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(cannot_write(path, &error)),
+    };
+    let former_length = metadata.len().min(entry.meta.size);
+    if metadata.len() != entry.meta.size {
+        let resized = open_for_writing(path, &metadata).and_then(|file| file.set_len(entry.meta.size));
+        resized.map_err(|error| cannot_write(path, &error))?;
+    }
+    set_mode(path, entry.meta.mode, plan.destination.owner)?;
+    Ok(Some((target_file(entry, path.to_owned()), former_length)))
+}
+
+fn target_file(entry: &FileEntry, path: PathBuf) -> TargetFile {
+    TargetFile { path, shown: entry.path_text(), length: entry.meta.size, mode: entry.meta.mode & 0o7777 }
+}
+
+/// Mode and owner of something that was there before, which is changed only where it differs.
+fn set_mode(path: &Path, mode: u32, owner: Owner) -> Result<()> {
+    let metadata = fs::metadata(path).map_err(|error| cannot_write(path, &error))?;
+    if metadata.mode() & 0o7777 != mode & 0o7777 {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777))
+            .map_err(|error| cannot_write(path, &error))?;
+    }
+    match owner {
+        Owner::Other { uid, gid } if (metadata.uid(), metadata.gid()) != (uid, gid) => give_away(path, owner),
+        _ => Ok(()),
+    }
+}
+
+fn add_compares(
+    shared: &Shared<'_>,
+    entry: &FileEntry,
+    file: &Arc<TargetFile>,
+    former_length: u64,
+    task: &mut Task,
+    tasks: &Sender<Task>,
+) -> Result<()> {
+    let broken = |error: pgkeep_repo::RepoError| in_file(&file.shown, None, error.into());
+    for leaf in shared.reader.leaves(entry).map_err(broken)? {
+        for part in Compare::parts(file, former_length, leaf.map_err(broken)?) {
+            task.bytes += part.blocks() * shared.block_size;
+            task.compares.push(part);
+            if task.bytes >= TASK_BYTES {
+                send(tasks, std::mem::take(task));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn add_pieces(
@@ -265,6 +387,7 @@ fn add_pieces(
                 shared.done_bytes.fetch_add(bytes, Ordering::Relaxed);
             }
             RunTarget::Frame { frame, position } => {
+                Counters::add(&shared.compared.fetched_blocks, u64::from(run.count));
                 task.pieces.push(Piece { file: Arc::clone(file), run: *run, frame, position });
                 task.bytes += bytes;
                 if task.bytes >= TASK_BYTES {
@@ -284,9 +407,16 @@ fn send(tasks: &Sender<Task>, task: Task) {
 fn work(tasks: &Receiver<Task>, shared: &Shared<'_>) -> Result<()> {
     let mut decoder = shared.reader.frames().decoder();
     let mut plain = Vec::new();
+    let key = shared.reader.stanza().repository().digest_key();
+    let mut comparer = Comparer::new(key, shared.reader.header().block_size, &shared.compared);
     for mut task in tasks {
         if shared.is_stopped() {
             return Ok(());
+        }
+        for part in &task.compares {
+            let kept = comparer.compare(part, &mut task.pieces)?;
+            shared.done_bytes.fetch_add(kept, Ordering::Relaxed);
+            shared.tell();
         }
         task.pieces.sort_by_key(|piece| (piece.frame.epoch, piece.frame.pack, piece.frame.offset));
         write_task(&task, shared, &mut decoder, &mut plain)?;
@@ -320,10 +450,7 @@ fn write_task(
         shared.read_bytes.fetch_add(u64::from(stored.frame.stored_len), Ordering::Relaxed);
         for piece in now {
             if !open.as_ref().is_some_and(|(file, _)| Arc::ptr_eq(file, &piece.file)) {
-                let file = OpenOptions::new()
-                    .write(true)
-                    .open(&piece.file.path)
-                    .map_err(|error| cannot_write(&piece.file.path, &error))?;
+                let file = piece.file.open().map_err(|error| cannot_write(&piece.file.path, &error))?;
                 open = Some((Arc::clone(&piece.file), file));
             }
             if let Some((_, file)) = &open {
