@@ -110,7 +110,7 @@ fn there_and_back(major: u32) {
         assert_eq!(told.local_bytes, did.local_bytes, "a dry run knows what will be read");
         assert_eq!(told.removed, did.removed);
         assert_eq!(told.removed_files, did.removed_files);
-        assert!(did.kept_blocks > 10 * did.fetched_blocks, "{did:?}");
+        assert!(did.kept_blocks > did.fetched_blocks, "{did:?}");
         let restored = start_restored(major, &directory);
         assert_eq!(&all_digests(&restored), digests, "{backup:?}");
         restored.sql("INSERT INTO changed VALUES (0, 'the restored one lives')");
@@ -203,7 +203,7 @@ fn any_former_directory_becomes_the_backup_and_nothing_outside_is_touched() {
     let outside = Outside::new(site.scratch.path().join("outside"));
     let directory = site.destination();
     run_restore(&RestoreRequest { destination: directory.clone(), ..plain.clone() }).unwrap();
-    for round in 0..30 {
+    for round in 0..40 {
         let done: Vec<String> =
             (0..=dice.below(12)).map(|_| mutate(&mut dice, &directory, &outside.path)).collect();
         println!("{round}: {done:#?}");

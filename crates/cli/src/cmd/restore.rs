@@ -36,6 +36,7 @@ pub(super) fn restore(context: &Context, args: RestoreArgs) -> Result<u8> {
     let progress = Progress::new(context.telling(request.dry_run), cancel.clone());
     let report = run(&request, &progress, &cancel)?;
     drop(progress);
-    context.answer(&report, text::restore)?;
+    let verbose = context.telling(request.dry_run).verbose > 0;
+    context.answer(&report, |report| text::restore(report, verbose))?;
     Ok(exit::OK)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::common::{Dice, tree};
@@ -40,14 +40,32 @@ pub fn assert_same(found: &Path, expected: &Path) {
     assert!(differing.is_empty(), "{differing:#?}");
 }
 
-/// A path of a kind below a directory, without the control file, which makes it a cluster.
+/// A path of a kind below a directory.
 fn any(dice: &mut Dice, root: &Path, wanted: impl Fn(&Path) -> bool) -> Option<PathBuf> {
-    let paths: Vec<PathBuf> = tree(root)
-        .into_keys()
-        .filter(|path| !path.starts_with("global") && path != Path::new("PG_VERSION"))
-        .map(|path| root.join(path))
-        .filter(|path| !path.is_symlink() && wanted(path))
-        .collect();
+    let mut paths = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            // What makes it a cluster, or an unfinished restore, stays.
+            let keeps = ["global", "PG_VERSION", "pgkeep_restore.unfinished"];
+            if path.is_symlink() || keeps.iter().any(|name| path == root.join(name)) {
+                continue;
+            }
+            // Through a second name the test itself would change what is outside.
+            if path.is_file() && fs::metadata(&path).unwrap().nlink() > 1 {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path.clone());
+            }
+            if wanted(&path) {
+                paths.push(path);
+            }
+        }
+    }
+    // Directories list their entries in any order; a seed must give the same again.
+    paths.sort();
     paths.get(dice.below(paths.len() as u64) as usize).cloned()
 }
 
@@ -55,7 +73,7 @@ fn any(dice: &mut Dice, root: &Path, wanted: impl Fn(&Path) -> bool) -> Option<P
 pub fn mutate(dice: &mut Dice, root: &Path, outside: &Path) -> String {
     let file = any(dice, root, Path::is_file).unwrap();
     let folder = any(dice, root, Path::is_dir).unwrap();
-    let name = format!("extra{}", dice.below(1000));
+    let name = format!("extra{}", dice.next());
     let length = fs::metadata(&file).unwrap().len();
     let write = |path: &Path| fs::OpenOptions::new().write(true).open(path).unwrap();
     let shown = file.display();
@@ -125,7 +143,8 @@ pub fn mutate(dice: &mut Dice, root: &Path, outside: &Path) -> String {
                 ["postgresql.auto.conf", "backup_label", "recovery.signal", "pgkeep_restore.unfinished.new"]
             {
                 drop(fs::remove_file(root.join(own)));
-                symlink(outside.join("precious"), root.join(own)).unwrap();
+                // It may be a directory by now.
+                drop(symlink(outside.join("precious"), root.join(own)));
             }
             "links where a restore writes".to_owned()
         }
