@@ -115,11 +115,12 @@ fn contents(directory: &Path) -> Result<Contents> {
             .caused_by(&error)
             .hint("check the path and its permissions")
     };
-    let mut example = None;
+    // One of them, always the same, for the message.
+    let mut example: Option<std::ffi::OsString> = None;
     for entry in fs::read_dir(directory).map_err(cannot)? {
         let name = entry.map_err(cannot)?.file_name();
         if name != "lost+found" && name != STAGED_MARKER {
-            example = Some(name);
+            example = Some(example.map_or(name.clone(), |other| other.min(name)));
         }
     }
     let Some(example) = example else { return Ok(Contents::Nothing) };
@@ -135,7 +136,7 @@ fn contents(directory: &Path) -> Result<Contents> {
             format!("`{}` is not the directory of a cluster", directory.display()),
         )
         .cause(format!(
-            "it has no `PG_VERSION` and `global`, and no unfinished restore, but `{}`; what is there would be removed",
+            "it holds `{}`, but `PG_VERSION` or `global` is missing; all that it holds would be removed",
             example.to_string_lossy()
         ))
         .hint("name the former data directory, or a directory that is empty or does not exist")

@@ -35,6 +35,9 @@ const FORMER_CONTROL_FILE: &str = "global/pg_control.pgkeep-old";
 /// Names of ours beside the control file, which an interrupted restore may leave.
 const CONTROL_FILE_LEFTOVERS: [&str; 2] = [FORMER_CONTROL_FILE, super::finish::NEW_CONTROL_FILE];
 
+/// What any restore writes itself, whatever was there: not worth a word.
+const OWN_FILES: [&str; 3] = ["backup_label", "tablespace_map", "recovery.signal"];
+
 /// What a delta restore will do beyond what any restore does.
 #[derive(Debug)]
 pub struct DeltaPlan {
@@ -149,9 +152,8 @@ impl DeltaPlan {
             lines.push(format!("`{}` is a link to the data directory", named.display()));
         }
         lines.push(format!(
-            "{}: {} bytes to compare; to be removed: {} files, {} directories, {} links",
+            "{}: what is right stays; {} files, {} directories, {} links do not belong and are removed",
             self.found(),
-            self.survey.compare_bytes,
             self.survey.removed_files,
             self.survey.removed_directories,
             self.survey.removed_links

@@ -21,9 +21,9 @@ use std::path::{Path, PathBuf};
 use pgkeep_format::control_file::CONTROL_FILE_PATH;
 use pgkeep_repo::{BackupReader, FileEntry, FileKind, Files};
 
-use super::CONTROL_FILE_LEFTOVERS;
 use super::in_use::Identity;
 use super::wal_directory::{is_wal_entry, is_wal_folder};
+use super::{CONTROL_FILE_LEFTOVERS, OWN_FILES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cancel;
 use crate::restore::destination::Owner;
@@ -302,7 +302,8 @@ impl Walk<'_> {
             }
             return Ok(Some(below));
         }
-        if CONTROL_FILE_LEFTOVERS.iter().any(|leftover| name == leftover.as_bytes()) {
+        let ours = CONTROL_FILE_LEFTOVERS.iter().chain(&OWN_FILES);
+        if wanted.is_none() && ours.into_iter().any(|ours| name == ours.as_bytes()) {
             return self.unlink(path).map(|()| None);
         }
         if name == b"pg_wal" && metadata.is_symlink() && matches!(kind, Some(FileKind::Directory)) {
