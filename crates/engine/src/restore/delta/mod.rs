@@ -76,6 +76,12 @@ pub fn survey_places(
     cancel: &Cancel,
 ) -> Result<Survey> {
     let found = survey::survey(ground, false, cancel)?;
+    refuse_too_large(&found, destinations, spare_bytes)?;
+    Ok(found)
+}
+
+/// Refuses where the file systems cannot take what they will hold more than now.
+fn refuse_too_large(found: &Survey, destinations: &[&Destination], spare_bytes: u64) -> Result<()> {
     for (device, (growth, path)) in &found.growth {
         let home = destinations.first().is_some_and(|home| home.device == *device);
         let need = growth.saturating_add_unsigned(if home { spare_bytes } else { 0 });
@@ -92,7 +98,7 @@ pub fn survey_places(
             .hint("free some space, or restore to another file system"));
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The ground of a plan.
@@ -182,5 +188,32 @@ impl DeltaPlan {
             removed_links: self.survey.removed_links,
             removed: self.survey.removed.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restore::destination::Owner;
+
+    #[test]
+    fn only_what_grows_needs_space() {
+        let place = |device, free_bytes| Destination {
+            directory: "/data".into(),
+            exists: true,
+            owner: Owner::Caller,
+            free_bytes,
+            device,
+        };
+        let (home, space) = (place(1, 1000), place(2, 500));
+        let judge = |one: i64, two: i64| {
+            let growth = [(1, (one, PathBuf::from("/data"))), (2, (two, PathBuf::from("/space")))].into();
+            let found = Survey { growth, ..Survey::default() };
+            refuse_too_large(&found, &[&home, &space], 100).map_err(|error| error.kind)
+        };
+        assert_eq!(judge(900, 500), Ok(()));
+        assert_eq!(judge(901, 0), Err(ErrorKind::Space), "replay needs some as well");
+        assert_eq!(judge(-5000, 501), Err(ErrorKind::Space), "what one frees another cannot use");
+        assert_eq!(judge(-5000, -1), Ok(()));
     }
 }
