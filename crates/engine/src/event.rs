@@ -22,6 +22,8 @@ pub enum Step {
     Commit,
     /// The target is being proved.
     Prove,
+    /// What does not belong is removed from a former cluster's directory.
+    Clear,
     /// Files are written to the destination.
     Write,
     /// What was written is made durable.

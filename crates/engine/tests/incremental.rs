@@ -190,7 +190,7 @@ fn a_hole_in_the_wal_makes_the_next_backup_read_everything() {
 fn rows_of_a_truncated_table_do_not_come_back() {
     for changes in ["wal", "compare"] {
         let site = Site::new();
-        let mut cluster = site.archiving(Cluster::builder(18).wal_segment_mib(1).conf("autovacuum", "off"));
+        let cluster = site.archiving(Cluster::builder(18).wal_segment_mib(1).conf("autovacuum", "off"));
         cluster.sql("CREATE TABLE t (i int, s text); INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 30000) i");
         site.backup(&cluster, &["--changes", changes]);
         cluster.sql("DELETE FROM t WHERE i > 1000");

@@ -37,7 +37,7 @@ impl Observer for DieAt {
     }
 }
 
-fn restore_request(location: &Location, destination: &Path) -> RestoreRequest {
+fn restore_request(location: &Location, destination: &Path, delta: bool) -> RestoreRequest {
     RestoreRequest {
         location: location.clone(),
         backup: None,
@@ -53,6 +53,7 @@ fn restore_request(location: &Location, destination: &Path) -> RestoreRequest {
         restore_command: "false".to_owned(),
         caller_time_zone: "UTC".to_owned(),
         jobs: 2,
+        delta,
         dry_run: false,
     }
 }
@@ -68,7 +69,8 @@ fn child() {
         let source = if parts[3] == "local" { SourceChoice::Local } else { SourceChoice::Stream };
         backup(&backup_request(&location, parts[2], source), &observer, &Cancel::default()).unwrap();
     } else {
-        restore(&restore_request(&location, Path::new(parts[3])), &observer, &Cancel::default()).unwrap();
+        let request = restore_request(&location, Path::new(parts[3]), parts[0] == "delta");
+        restore(&request, &observer, &Cancel::default()).unwrap();
     }
 }
 
@@ -120,5 +122,55 @@ fn a_restore_killed_at_any_step_leaves_nothing_that_starts() {
         let control_file = destination.join("global/pg_control");
         assert_eq!(control_file.exists(), step == "end Sync", "{step}");
         assert!(list(&place.location).unwrap().backups[0].restorable);
+    }
+}
+
+#[test]
+fn a_delta_restore_killed_at_any_step_is_finished_by_the_next() {
+    let cluster = Cluster::builder(18).wal_segment_mib(1).start();
+    let place = Place::new();
+    place.init(&cluster).unwrap();
+    let request = backup_request(&place.location, &cluster.conninfo(), SourceChoice::Local);
+    backup(&request, &Silent, &Cancel::default()).unwrap();
+    let scratch = Scratch::new();
+    let destination = scratch.path();
+    restore(&restore_request(&place.location, destination, false), &Silent, &Cancel::default()).unwrap();
+    let (control_file, marker) =
+        (destination.join("global/pg_control"), destination.join("pgkeep_restore.unfinished"));
+    let table = destination.join("base/1/1259");
+    let expected = std::fs::read(&table).unwrap();
+    let notes = destination.join("notes");
+    for step in [
+        "start Prove",
+        "end Prove",
+        "start Clear",
+        "end Clear",
+        "start Write",
+        "end Write",
+        "start Sync",
+        "end Sync",
+    ] {
+        std::fs::write(&notes, "mine").unwrap();
+        std::fs::write(&table, "damaged").unwrap();
+        let path = destination.display().to_string();
+        killed(&["delta", &place.location.repository, "", &path, step]);
+        // A server starts on it only before anything was changed, and when all is done.
+        let untouched = step.ends_with("Prove");
+        assert_eq!(control_file.exists(), untouched || step == "end Sync", "{step}");
+        assert_eq!(marker.exists(), !untouched && step != "end Sync", "{step}");
+        assert_eq!(notes.exists(), untouched || step == "start Clear", "{step}");
+        let done = ["end Write", "start Sync", "end Sync"].contains(&step);
+        assert_eq!(std::fs::read(&table).unwrap() == expected, done, "{step}");
+        let report =
+            restore(&restore_request(&place.location, destination, true), &Silent, &Cancel::default())
+                .unwrap();
+        let found = if control_file.exists() && (untouched || step == "end Sync") {
+            "former_cluster"
+        } else {
+            "unfinished_restore"
+        };
+        assert_eq!(report.delta.unwrap().found, found, "{step}");
+        assert!(control_file.exists() && !marker.exists() && !notes.exists(), "{step}");
+        assert!(std::fs::read(&table).unwrap() == expected, "{step}");
     }
 }

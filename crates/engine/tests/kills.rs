@@ -4,13 +4,16 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail loudly too")]
 
 mod common;
+mod delta_support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{Dice, LIMIT, Site, all_digests, said};
+use delta_support::{Outside, assert_same, mutate};
 use pgkeep_engine::list::list;
 use pgkeep_engine::restore::RecoveryTarget;
 use pgkeep_format::{WalFileName, WalSegmentSize};
@@ -21,6 +24,7 @@ use pgkeep_testkit::{Cluster, wait_until};
 const BACKUP_KILLS: usize = 45;
 const PUSH_KILLS: usize = 40;
 const RESTORE_KILLS: usize = 25;
+const DELTA_KILLS: usize = 32;
 /// A machine that is quicker than the dice think must not make a test endless.
 const MAX_RUNS: usize = 400;
 
@@ -222,13 +226,19 @@ fn a_killed_restore_leaves_nothing_that_starts_or_everything() {
             // Killed after the very last step, or not at all.
             complete.push(destination);
         } else {
-            // What is left is told from a place that may be written to.
-            let begun = fs::read_dir(&destination).unwrap().next().is_some();
+            // What is left is told from a place that may be written to, and `--delta` finishes it.
+            let begun = destination.join("pgkeep_restore.unfinished").exists();
             let again = site.command(&["restore", &to(&destination), "--dry-run"]).output().unwrap();
             assert_eq!(again.status.success(), !begun, "{}", said(&again));
             if begun {
-                assert!(String::from_utf8_lossy(&again.stderr).contains("not empty"), "{}", said(&again));
+                assert!(
+                    String::from_utf8_lossy(&again.stderr).contains("unfinished restore"),
+                    "{}",
+                    said(&again)
+                );
             }
+            site.run(&["restore", "--delta", &to(&destination)]);
+            assert_same(&destination, &complete[0]);
             fs::remove_dir_all(&destination).unwrap();
         }
         kills += usize::from(ended == Ended::Killed);
@@ -244,4 +254,78 @@ fn a_killed_restore_leaves_nothing_that_starts_or_everything() {
         assert_eq!(all_digests(&restored), digests);
         drop(restored);
     }
+}
+
+#[test]
+fn a_killed_delta_restore_leaves_nothing_that_starts_and_the_next_one_finishes_it() {
+    let mut dice = Dice::new("kills of delta restores");
+    let site = Site::new();
+    let primary = cluster(&site, 17);
+    site.backup(&primary, &[]);
+    drop(primary);
+    let expected = site.destination();
+    let directory = site.destination();
+    for path in [&expected, &directory] {
+        let to = path.display().to_string();
+        site.run(&["restore", "--target", "immediate", "--target-action", "promote", &to]);
+    }
+    let outside = Outside::new(site.scratch.path().join("outside"));
+    let sentinel = directory.join("sentinel");
+    let to = directory.display().to_string();
+    let arguments =
+        ["restore", "--delta", "--jobs", "2", "--target", "immediate", "--target-action", "promote", &to];
+    let change = |dice: &mut Dice| {
+        let done: Vec<String> = (0..8).map(|_| mutate(dice, &directory, &outside.path)).collect();
+        // A WAL directory that is a link is another test's.
+        if directory.join("pg_wal").is_symlink() {
+            fs::remove_file(directory.join("pg_wal")).unwrap();
+        }
+        fs::write(&sentinel, "is removed before anything is written").unwrap();
+        done
+    };
+    let own = || {
+        // What a test changed as root belongs to the server's user, who runs the program.
+        let owner = fs::metadata(&expected).unwrap();
+        let ids = format!("{}:{}", owner.uid(), owner.gid());
+        let status = std::process::Command::new("chown").args(["-R", "-h", &ids, &to]).status().unwrap();
+        assert!(status.success());
+    };
+    change(&mut dice);
+    own();
+    let whole = time_of(|| assert!(run_and_kill(&site, &arguments, LIMIT) == Ended::Done));
+    let (mut kills, mut interrupted) = (0, 0);
+    for run in 0..MAX_RUNS {
+        let done = change(&mut dice);
+        own();
+        let ended = run_and_kill(&site, &arguments, moment(&mut dice, whole));
+        outside.assert_untouched();
+        let starts = directory.join("global/pg_control").exists();
+        assert!(starts || ended == Ended::Killed);
+        if starts && !sentinel.exists() {
+            // Changed, and a server would start: then it is all there.
+            drop(fs::remove_file(directory.join("pgkeep_restore.unfinished")));
+            assert_same(&directory, &expected);
+        }
+        interrupted += usize::from(!starts);
+        // Now and then somebody was there in between, or the second run is killed as well.
+        if run % 4 == 1 {
+            change(&mut dice);
+            own();
+        }
+        if run % 3 == 0 {
+            run_and_kill(&site, &arguments, moment(&mut dice, whole));
+        }
+        site.run(&arguments);
+        outside.assert_untouched();
+        assert_same(&directory, &expected);
+        kills += usize::from(ended == Ended::Killed);
+        if kills == DELTA_KILLS {
+            println!("{run} runs, {kills} kills, {interrupted} of them in between; last: {done:#?}");
+            break;
+        }
+    }
+    assert_eq!(kills, DELTA_KILLS, "too few of {MAX_RUNS} runs could be killed");
+    assert!(interrupted * 4 > DELTA_KILLS, "only {interrupted} kills hit the writing");
+    let restored = common::start_restored(17, &directory);
+    assert_eq!(restored.sql("SELECT count(*) FROM t"), "20000");
 }

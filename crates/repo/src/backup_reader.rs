@@ -184,10 +184,9 @@ impl BackupReader {
     /// [`RepoError::Corrupt`], [`RepoError::NotFound`] where a pack is gone, or when the storage fails.
     pub fn map(&self, entry: &FileEntry) -> Result<BlockMap> {
         let block_size = self.inner.header.block_size;
-        let FileKind::File { root: Some(piece) } = &entry.kind else {
+        let Some((piece, root)) = self.root(entry)? else {
             return Ok(BlockMap { reader: self.clone(), length: 0, root: None, runs: Vec::new() });
         };
-        let root = self.root(entry, piece)?;
         let runs = match &root.leaves {
             Leaves::Inline { runs, .. } => runs.clone(),
             Leaves::Pieces { leaves, .. } => {
@@ -195,7 +194,7 @@ impl BackupReader {
                 let mut runs: Vec<BlockRun> = Vec::new();
                 for (leaf, index) in leaves.iter().zip(0..) {
                     if runs.len() > MAX_RUNS {
-                        return Err(self.corrupt(piece, Malformed("a block map has too many runs")));
+                        return Err(self.corrupt(&piece, Malformed("a block map has too many runs")));
                     }
                     let (first_block, count) = layout.leaf(index);
                     match &leaf.pieces {
@@ -208,19 +207,20 @@ impl BackupReader {
                 runs
             }
         };
-        Ok(BlockMap { reader: self.clone(), length: entry.meta.size, root: Some((*piece, root)), runs })
+        Ok(BlockMap { reader: self.clone(), length: entry.meta.size, root: Some((piece, root)), runs })
     }
 
-    /// The root of a file's block map.
-    pub(crate) fn root(&self, entry: &FileEntry, piece: &PieceRef) -> Result<Root> {
+    /// The root of the block map of a regular file that is not empty, and where it lies.
+    pub(crate) fn root(&self, entry: &FileEntry) -> Result<Option<(PieceRef, Root)>> {
         let block_size = self.inner.header.block_size;
         let blocks = u32::try_from(entry.meta.size.div_ceil(u64::from(block_size))).unwrap_or(u32::MAX);
+        let FileKind::File { root: Some(piece) } = &entry.kind else { return Ok(None) };
         let key = self.inner.stanza.repository().digest_key();
         let root = self.piece(FrameKind::Map, piece, |bytes| Root::decode(bytes, block_size, key))?;
         if root.block_count != blocks {
             return Err(self.corrupt(piece, Malformed("a block map does not fit the size of its file")));
         }
-        Ok(root)
+        Ok(Some((*piece, root)))
     }
 
     /// A WAL file kept with this backup.

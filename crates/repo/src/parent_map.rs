@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use crate::backup_reader::BackupReader;
 use crate::block_map::{
-    BlockRun, Leaf, LeafContents, LeafLayout, Leaves, PieceRef, Root, RunTarget, ShareCount, decode_digests,
-    decode_runs,
+    BlockRun, Leaf, LeafContents, LeafLayout, Leaves, PieceRef, Root, RunTarget, ShareCount, decode_runs,
 };
 use crate::bytes::Malformed;
 use crate::error::Result;
 use crate::frame::FrameKind;
-use crate::manifest::{FileEntry, FileKind};
+use crate::manifest::FileEntry;
+use crate::map_leaves::{MapLeaf, read_leaf};
 use crate::{BlockDigest, FrameRef, RepoError};
 
 /// The map of one file that is not empty.
@@ -30,6 +30,7 @@ struct Inner {
     piece: PieceRef,
     root: Root,
     block_size: u32,
+    zero: BlockDigest,
 }
 
 /// One leaf: neighbouring blocks, with their digests and places.
@@ -108,12 +109,10 @@ impl BackupReader {
     /// # Errors
     /// As [`BackupReader::map`].
     pub fn parent_map(&self, entry: &FileEntry) -> Result<Option<ParentMap>> {
-        let FileKind::File { root: Some(piece) } = &entry.kind else { return Ok(None) };
-        let root = self.root(entry, piece)?;
+        let Some((piece, root)) = self.root(entry)? else { return Ok(None) };
         let block_size = self.header().block_size;
-        Ok(Some(ParentMap {
-            inner: Arc::new(Inner { reader: self.clone(), piece: *piece, root, block_size }),
-        }))
+        let zero = self.stanza().repository().digest_key().zero_block(block_size);
+        Ok(Some(ParentMap { inner: Arc::new(Inner { reader: self.clone(), piece, root, block_size, zero }) }))
     }
 }
 
@@ -186,21 +185,8 @@ impl ParentMap {
     }
 
     fn contents(&self, index: u32) -> Result<LeafContents> {
-        let (_, count) = self.inner.root.layout().leaf(index);
-        let runs = self.runs(index)?;
-        let leaves = match &self.inner.root.leaves {
-            Leaves::Inline { digests, .. } => return Ok(LeafContents { runs, digests: digests.clone() }),
-            Leaves::Pieces { leaves, .. } => leaves,
-        };
-        let Some(leaf) = leaves.get(index as usize) else { return Ok(LeafContents::default()) };
-        let key = self.inner.reader.stanza().repository().digest_key();
-        let (piece, digests) = match &leaf.pieces {
-            None => (self.inner.piece, vec![key.zero_block(self.inner.block_size); count as usize]),
-            Some((_, piece)) => (*piece, self.inner.reader.piece(FrameKind::Digests, piece, decode_digests)?),
-        };
-        if digests.len() != count as usize || key.leaf(&digests) != leaf.digest {
-            return Err(self.inner.reader.corrupt(&piece, Malformed("the digest of a leaf is wrong")));
-        }
+        let Inner { reader, piece, root, zero, .. } = &*self.inner;
+        let MapLeaf { runs, digests, .. } = read_leaf(reader, piece, root, *zero, index)?;
         Ok(LeafContents { runs, digests })
     }
 

@@ -18,9 +18,11 @@ Examples:
   pgkeep restore --repo /srv/backup --target-xid 81734 --target-exclusive /srv/restored
   pgkeep restore --repo /srv/backup --target-name before_release --target-action promote /srv/new
   pgkeep restore --repo /srv/backup --tablespace-map /mnt/fast=/srv/fast --set port=5433 /srv/new
+  pgkeep restore --repo /srv/backup --delta --dry-run /var/lib/postgresql/18/main
 
 Nothing is written before the target is proved to be reachable. A time without a zone is read in
-your time zone; the plan shows it in UTC.";
+your time zone; the plan shows it in UTC. With --delta, blocks that are right already stay, and all
+that is not in the backup is removed from DIR and from its tablespaces; --dry-run shows what.";
 
 /// Options of `restore`.
 #[derive(Args, Debug)]
@@ -29,12 +31,15 @@ your time zone; the plan shows it in UTC.";
     group = ArgGroup::new("recovery target").args(["target_time", "target_lsn", "target_xid", "target_name", "target"])
 )]
 pub(crate) struct RestoreArgs {
-    /// Data directory to make: absent or empty
+    /// Data directory to make: absent or empty, unless --delta
     #[arg(value_name = "DIR")]
     pub(crate) destination: PathBuf,
     /// Backup to start from [default: the best one for the target]
     #[arg(long, value_name = "ID")]
     pub(crate) backup: Option<String>,
+    /// Reuse the files of a former cluster in DIR, or finish a restore there
+    #[arg(long)]
+    pub(crate) delta: bool,
     /// Worker threads [default: one per processor]
     #[arg(short, long, value_name = "N")]
     jobs: Option<String>,

@@ -29,12 +29,14 @@ pub(super) fn restore(context: &Context, args: RestoreArgs) -> Result<u8> {
         restore_command,
         caller_time_zone: caller::time_zone(),
         jobs: context.settings().restore.jobs,
+        delta: args.delta,
         dry_run: args.dry_run,
     };
     let cancel = signal::cancel_on_signals()?;
     let progress = Progress::new(context.telling(request.dry_run), cancel.clone());
     let report = run(&request, &progress, &cancel)?;
     drop(progress);
-    context.answer(&report, text::restore)?;
+    let verbose = context.telling(request.dry_run).verbose > 0;
+    context.answer(&report, |report| text::restore(report, verbose))?;
     Ok(exit::OK)
 }

@@ -205,6 +205,7 @@ fn words(step: Step) -> &'static str {
         Step::AwaitWal => "waiting for WAL",
         Step::Commit => "writing the manifest",
         Step::Prove => "proving the target",
+        Step::Clear => "removing what does not belong",
         Step::Write => "writing files",
         Step::Sync => "making the files durable",
     }

@@ -5,7 +5,7 @@ use pgkeep_engine::backup::{BackupReport, BadPages, SourceKind, WalMode};
 use pgkeep_engine::check::{CheckReport, Outcome};
 use pgkeep_engine::init::{InitReport, SettingFinding};
 use pgkeep_engine::list::{BackupSummary, Gap, ListReport, ShowReport, Window};
-use pgkeep_engine::restore::RestoreReport;
+use pgkeep_engine::restore::{DeltaReport, RestoreReport};
 
 use super::quantity::{count, exact_moment, exact_size, moment, server_version, size};
 use super::style::{Palette, Role};
@@ -134,8 +134,11 @@ fn backup_type(report: &BackupReport) -> String {
     }
 }
 
-/// The result of `restore`.
-pub(crate) fn restore(report: &RestoreReport) -> String {
+/// Names of removed entries that a text shows where nobody asked for more.
+const REMOVED_SHOWN: usize = 5;
+
+/// The result of `restore`; `verbose` shows more names of what was removed.
+pub(crate) fn restore(report: &RestoreReport, verbose: bool) -> String {
     let destination = report.destination.display();
     let proof = &report.proof;
     let mut fields = Fields(Vec::new());
@@ -159,6 +162,9 @@ pub(crate) fn restore(report: &RestoreReport) -> String {
     if report.read_bytes > 0 {
         fields.add("read", format!("{} of the repository", size(report.read_bytes)));
     }
+    if let Some(delta) = &report.delta {
+        delta_fields(&mut fields, delta, report.dry_run, verbose);
+    }
     for (oid, place) in &report.tablespaces {
         fields.add("tablespace", format!("{oid} in {}", place.display()));
     }
@@ -179,6 +185,40 @@ pub(crate) fn restore(report: &RestoreReport) -> String {
         }
     }
     text
+}
+
+fn delta_fields(fields: &mut Fields, delta: &DeltaReport, dry_run: bool, verbose: bool) {
+    fields.add("found", delta.found.replace('_', " "));
+    let (compared, removed) = if dry_run { ("to compare", "to remove") } else { ("compared", "removed") };
+    let blocks = if dry_run {
+        String::new()
+    } else {
+        let zeroed = if delta.zeroed_blocks > 0 {
+            format!(", {} made zeros", delta.zeroed_blocks)
+        } else {
+            String::new()
+        };
+        format!(": {} kept, {} fetched{zeroed}", count(delta.kept_blocks, "block"), delta.fetched_blocks)
+    };
+    fields.add(compared, format!("{}{blocks}", size(delta.local_bytes)));
+    let parts =
+        [(delta.removed_files, "file"), (delta.removed_directories, "folder"), (delta.removed_links, "link")];
+    let parts: Vec<String> =
+        parts.iter().filter(|(number, _)| *number > 0).map(|(number, what)| count(*number, what)).collect();
+    if parts.is_empty() {
+        return;
+    }
+    fields.add(removed, parts.join(", "));
+    let shown = if verbose { delta.removed.len() } else { REMOVED_SHOWN };
+    for name in delta.removed.iter().take(shown) {
+        fields.add("", name.clone());
+    }
+    let all = delta.removed_files + delta.removed_directories + delta.removed_links;
+    let more = all.saturating_sub(delta.removed.len().min(shown) as u64);
+    if more > 0 {
+        let hint = if !verbose && delta.removed.len() > shown { "; `-v` shows more" } else { "" };
+        fields.add("", format!("… and {more} more{hint}"));
+    }
 }
 
 /// The result of `list`.

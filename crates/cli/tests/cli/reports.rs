@@ -6,13 +6,17 @@ use insta::assert_snapshot;
 use pgkeep_testkit::{Cluster, wait_for};
 use serde_json::Value;
 
-use crate::support::{Place, redactions};
+use crate::support::{Place, path_text, redactions};
 
 const REFERENCE: &str = include_str!("../../../../docs/reference/json.md");
 
 /// Numbers that differ from run to run, and sentences for people.
-const MEASURED: [&str; 9] = [
+const MEASURED: [&str; 13] = [
     "size_bytes",
+    "local_bytes",
+    "kept_blocks",
+    "fetched_blocks",
+    "zeroed_blocks",
     "stored_bytes",
     "read_bytes",
     "files",
@@ -72,6 +76,15 @@ fn json(place: &Place, name: &str, arguments: &[&str]) -> Value {
     value
 }
 
+/// What a test made as root belongs to the server's user, as what is around it.
+fn chown_like(model: &std::path::Path, tree: &std::path::Path) {
+    let status = std::process::Command::new("chown")
+        .args(["-R", "-h", "--reference", &path_text(model), &path_text(tree)])
+        .status()
+        .expect("chown runs");
+    assert!(status.success());
+}
+
 #[test]
 fn every_report_has_its_shape() {
     let cluster = Cluster::builder(18).start();
@@ -110,6 +123,18 @@ fn every_report_has_its_shape() {
             place.show(&["restore", "--repo", "repo", "--dry-run", "new"])
         );
         json(&place, "restore", &["restore", "--repo", "repo", "--target", "immediate", "new"]);
+
+        let onto = ["restore", "--repo", "repo", "--target", "immediate", "--delta", "new"];
+        place.write("new/base/notes/a.txt", "mine");
+        std::fs::remove_file(place.path("new/PG_VERSION")).unwrap();
+        assert_snapshot!("text_restore_delta_refused", place.show(&onto));
+        place.write("new/PG_VERSION", "18\n");
+        std::os::unix::fs::symlink("/", place.path("new/base/link")).unwrap();
+        chown_like(&place.path("new/global"), &place.path("new"));
+        assert_snapshot!("text_restore_delta_dry_run", place.show(&[&onto[..], &["--dry-run"]].concat()));
+        json(&place, "restore_delta_dry_run", &[&onto[..], &["--dry-run"]].concat());
+        json(&place, "restore_delta", &onto);
+        assert_snapshot!("text_restore_delta", place.show(&onto));
 
         json(&place, "wal_get", &["wal", "get", "--repo", "repo", &segment, "fetched"]);
         std::fs::rename(place.path("fetched"), place.path(&segment)).unwrap();

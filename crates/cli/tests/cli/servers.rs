@@ -177,7 +177,9 @@ fn a_restore_that_cannot_succeed_writes_nothing_and_says_why() {
 
         place.write("full/file.txt", "mine");
         assert_snapshot!("destination_not_empty", place.show(&restore("full", &[])));
+        assert_snapshot!("delta_onto_another_directory", place.show(&restore("full", &["--delta"])));
         let running = path_text(cluster.data_dir());
+        assert_snapshot!("delta_onto_a_running_server", place.show(&restore(&running, &["--delta"])));
         assert_snapshot!("destination_of_a_running_server", place.show(&restore(&running, &[])));
 
         std::fs::remove_file(find(&place.path("repo/main/wal"), &middle)).unwrap();

@@ -103,6 +103,7 @@ pub(crate) fn redactions() -> insta::Settings {
         (r"\b[0-9a-f]{32}\b", "[ID]"),
         (r"\b\d+(\.\d+)? (KiB|MiB|GiB)", "[SIZE]"),
         (r"\(\d+ bytes\)", "([N] bytes)"),
+        (r"[\d,]+ blocks? kept, [\d,]+ fetched(, [\d,]+ made zeros)?", "[N] blocks kept, [N] fetched"),
         (r"\b\d+ (files|% of it)", "[N] $1"),
         (r" +\[SIZE\]", "  [SIZE]"),
         (r"(stop LSN|cluster) +(cluster|stored)", "$1  $2"),

@@ -1,7 +1,8 @@
 //! Proves, before a byte is written, that the destination may be written to.
 //!
 //! A data directory is made only where nothing is: an empty or absent directory, and the same for every tablespace. A
-//! running server is recognised by its lock file and named. Root is refused unless the directory is already somebody
+//! running server is recognised by its lock file and named. A delta restore judges the contents in another way, see
+//! `delta::former`. Root is refused unless the directory is already somebody
 //! else's, since PostgreSQL runs as nobody's root.
 
 use std::fs;
@@ -9,6 +10,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::marker::{MARKER, STAGED_MARKER};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Who the restored files will belong to.
@@ -30,7 +32,7 @@ pub enum Owner {
 pub struct Destination {
     /// The directory, absolute.
     pub directory: PathBuf,
-    /// Whether it exists already, empty.
+    /// Whether it exists already.
     pub exists: bool,
     /// Who owns what is written.
     pub owner: Owner,
@@ -40,14 +42,22 @@ pub struct Destination {
     pub device: u64,
 }
 
-/// Looks at a directory that is to be written.
+/// Looks at a directory that is to be written, and must be empty or absent.
 pub fn inspect(directory: &Path) -> Result<Destination> {
+    examine(directory, refuse_contents).map(|(destination, ())| destination)
+}
+
+/// Looks at a directory that is to be written; `judge` looks at its contents where it exists.
+pub fn examine<T: Default>(
+    directory: &Path,
+    judge: impl FnOnce(&Path) -> Result<T>,
+) -> Result<(Destination, T)> {
     let directory = std::path::absolute(directory)
         .map_err(|error| refuse(directory, "is not a path that can be used", &error))?;
-    let (exists, nearest) = match fs::metadata(&directory) {
+    let (exists, nearest, contents) = match fs::metadata(&directory) {
         Ok(metadata) if metadata.is_dir() => {
-            refuse_contents(&directory)?;
-            (true, directory.clone())
+            let contents = judge(&directory)?;
+            (true, directory.clone(), contents)
         }
         Ok(_) => {
             return Err(Error::new(
@@ -58,21 +68,21 @@ pub fn inspect(directory: &Path) -> Result<Destination> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let nearest = directory.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(Path::new("/"));
-            (false, nearest.to_owned())
+            (false, nearest.to_owned(), T::default())
         }
         Err(error) => return Err(refuse(&directory, "cannot be looked at", &error)),
     };
     let metadata = fs::metadata(&nearest).map_err(|error| refuse(&nearest, "cannot be looked at", &error))?;
     let owner = owner_of(&directory, exists, &metadata)?;
-    let space = rustix::fs::statvfs(&nearest)
-        .map_err(|error| refuse(&nearest, "cannot be asked for its free space", &io::Error::from(error)))?;
-    Ok(Destination {
-        directory,
-        exists,
-        owner,
-        free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
-        device: metadata.dev(),
-    })
+    let free_bytes = free_bytes(&nearest)?;
+    Ok((Destination { directory, exists, owner, free_bytes, device: metadata.dev() }, contents))
+}
+
+/// Bytes that the file system of a path can still take.
+pub fn free_bytes(path: &Path) -> Result<u64> {
+    let space = rustix::fs::statvfs(path)
+        .map_err(|error| refuse(path, "cannot be asked for its free space", &io::Error::from(error)))?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 fn owner_of(directory: &Path, exists: bool, metadata: &fs::Metadata) -> Result<Owner> {
@@ -106,20 +116,38 @@ fn refuse_contents(directory: &Path) -> Result<()> {
         .hint(format!("stop it first: `pg_ctl stop -D {}`", directory.display()))
         .hint("or restore into another, empty directory"));
     }
+    if fs::symlink_metadata(directory.join(MARKER)).is_ok() {
+        return Err(Error::new(
+            ErrorKind::Destination,
+            format!("`{}` holds an unfinished restore", directory.display()),
+        )
+        .cause(format!("`{MARKER}` is in it"))
+        .hint("finish it: add `--delta` to the command")
+        .hint("or remove the directory, and run the command again"));
+    }
     let mut listing =
         fs::read_dir(directory).map_err(|error| refuse(directory, "cannot be listed", &error))?;
-    // A mount point has this one, and nothing of a cluster is in it.
-    let occupied =
-        listing.find(|entry| entry.as_ref().map_or(true, |entry| entry.file_name() != "lost+found"));
+    // A mount point has the first one, and nothing of a cluster is in it. The second is all that a restore leaves that was
+    // killed before it began.
+    let unimportant = ["lost+found", STAGED_MARKER];
+    let occupied = listing.find(|entry| {
+        entry.as_ref().map_or(true, |entry| !unimportant.iter().any(|name| entry.file_name() == *name))
+    });
     match occupied {
         None => Ok(()),
         Some(Err(error)) => Err(refuse(directory, "cannot be listed", &error)),
-        Some(Ok(entry)) => Err(Error::new(
-            ErrorKind::Destination,
-            format!("`{}` is not empty", directory.display()),
-        )
-        .cause(format!("it contains `{}`", entry.file_name().to_string_lossy()))
-        .hint("restore into a new directory, or move the old one away first: `mv OLD OLD.before-restore`")),
+        Some(Ok(entry)) => {
+            let error =
+                Error::new(ErrorKind::Destination, format!("`{}` is not empty", directory.display()))
+                    .cause(format!("it contains `{}`", entry.file_name().to_string_lossy()))
+                    .hint("restore into a new directory, or move the old one away first: `mv OLD OLD.before-restore`");
+            if directory.join("PG_VERSION").is_file() {
+                return Err(
+                    error.hint("to reuse the files of the former cluster: add `--delta` to the command")
+                );
+            }
+            Err(error)
+        }
     }
 }
 

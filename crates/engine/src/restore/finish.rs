@@ -2,6 +2,7 @@
 //!
 //! Order: everything is written, then every file system that was touched is synced once, then the control file is written
 //! under another name, synced, renamed and its directory synced. Killed before the rename, the directory does not start.
+//! The marker of an unfinished restore goes after that.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,10 +13,14 @@ use pgkeep_format::control_file::CONTROL_FILE_PATH;
 use pgkeep_format::tablespace_map;
 
 use super::RestoreRequest;
+use super::marker;
 use super::plan::RestorePlan;
 use super::recovery_settings::replace_settings;
 use super::write::{cannot_write, give_away};
 use crate::error::{Error, ErrorKind, Result};
+
+/// Where the control file is written first.
+pub const NEW_CONTROL_FILE: &str = "global/pg_control.pgkeep-new";
 
 /// Finishes what `write` began.
 pub fn finish(plan: &RestorePlan, request: &RestoreRequest, control_file: (Vec<u8>, u32)) -> Result<()> {
@@ -104,17 +109,37 @@ fn put_external(plan: &RestorePlan, target: &Path) -> Result<()> {
         let path = target.join(relative);
         let parent = path.parent().unwrap_or(target);
         fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
-        let mut out = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| cannot_write(&path, &error))?;
-        out.write_all(&file.contents).map_err(|error| cannot_write(&path, &error))?;
-        out.sync_all().map_err(|error| cannot_write(&path, &error))?;
-        give_away(&path, plan.destination.owner)?;
+        if plan.delta.is_some() && fs::read(&path).is_ok_and(|there| there == file.contents) {
+            // An interrupted restore was here before.
+            continue;
+        }
+        put_new(plan, &path, &file.contents)?;
     }
     Ok(())
+}
+
+/// A file that must not be there yet, and is there whole or not at all.
+fn put_new(plan: &RestorePlan, path: &Path, contents: &[u8]) -> Result<()> {
+    let mut staged = path.as_os_str().to_owned();
+    staged.push(".pgkeep-new");
+    let staged = PathBuf::from(staged);
+    let write = || {
+        let mut out = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&staged)?;
+        out.write_all(contents)?;
+        out.sync_all()
+    };
+    write().map_err(|error| cannot_write(&staged, &error))?;
+    give_away(&staged, plan.destination.owner)?;
+    // Fails where something is, as a rename does not.
+    let linked = fs::hard_link(&staged, path);
+    fs::remove_file(&staged).map_err(|error| cannot_write(&staged, &error))?;
+    linked.map_err(|error| cannot_write(path, &error))
 }
 
 /// One sync per file system instead of one per file: the wait for the disk is the same, the number of waits is not.
@@ -122,6 +147,8 @@ fn sync_file_systems(plan: &RestorePlan, request: &RestoreRequest) -> Result<()>
     let mut done = Vec::new();
     let mut places: Vec<PathBuf> = vec![plan.destination.directory.clone()];
     places.extend(plan.tablespaces.iter().map(|place| place.directory.clone()));
+    // It may be a link to another disk.
+    places.extend([plan.layout.data_directory.join("pg_wal")].into_iter().filter(|path| path.exists()));
     places.extend(request.external_config.clone().filter(|path| path.exists()));
     for path in places {
         let directory = File::open(&path).map_err(|error| cannot_write(&path, &error))?;
@@ -140,7 +167,7 @@ fn sync_file_systems(plan: &RestorePlan, request: &RestoreRequest) -> Result<()>
 fn put_control_file(plan: &RestorePlan, (bytes, mode): (Vec<u8>, u32)) -> Result<()> {
     let directory = &plan.layout.data_directory;
     let path = directory.join(CONTROL_FILE_PATH);
-    let temporary = directory.join("global/pg_control.pgkeep-new");
+    let temporary = directory.join(NEW_CONTROL_FILE);
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -151,15 +178,12 @@ fn put_control_file(plan: &RestorePlan, (bytes, mode): (Vec<u8>, u32)) -> Result
     give_away(&temporary, plan.destination.owner)?;
     file.sync_all().map_err(|error| cannot_write(&temporary, &error))?;
     fs::rename(&temporary, &path).map_err(|error| cannot_write(&path, &error))?;
-    for directory in [directory.join("global"), directory.clone()] {
-        File::open(&directory)
-            .and_then(|handle| handle.sync_all())
-            .map_err(|error| cannot_write(&directory, &error))?;
-    }
+    marker::sync_directory(&directory.join("global"))?;
+    marker::remove(directory)?;
+    marker::sync_directory(directory)?;
     // The directory's own entry in its parent.
-    if let Some(parent) = directory.parent() {
-        let synced = File::open(parent).and_then(|handle| handle.sync_all());
-        synced.map_err(|error| cannot_write(parent, &error))?;
+    match directory.parent() {
+        Some(parent) => marker::sync_directory(parent),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -2,11 +2,15 @@
 //!
 //! request → plan (`target` proves that the moment can be reached, `destination` that the place may be written) → write
 //! → finish → report. Nothing is written before everything is proved. The control file is renamed into place last, so a
-//! restore that was killed leaves a directory that no server starts on.
+//! restore that was killed leaves a directory that no server starts on, with a `marker` by which `--delta` knows it and
+//! finishes it. `delta` also reuses the directory of a former cluster.
 
+mod delta;
 mod destination;
 mod finish;
 mod layout;
+mod marker;
+mod places;
 mod plan;
 mod recovery_settings;
 mod request;
@@ -16,7 +20,9 @@ mod task;
 mod wal_points;
 mod write;
 
-pub use request::{RecoveryTarget, RestoreReport, RestoreRequest, TargetAction, TargetProof, TargetTimeline};
+pub use request::{
+    DeltaReport, RecoveryTarget, RestoreReport, RestoreRequest, TargetAction, TargetProof, TargetTimeline,
+};
 pub use target_time::show_utc;
 
 use crate::error::Result;
@@ -25,17 +31,56 @@ use crate::event::{Cancel, Event, Observer, Step};
 /// Restores a cluster.
 pub fn restore(request: &RestoreRequest, observer: &dyn Observer, cancel: &Cancel) -> Result<RestoreReport> {
     observer.event(Event::StepStarted { step: Step::Prove, total_bytes: None });
-    let plan = plan::plan(request)?;
+    let plan = plan::plan(request, cancel)?;
     observer.event(Event::StepFinished { step: Step::Prove });
     for line in plan.describe() {
         observer.event(Event::Note { text: line });
     }
     if request.dry_run {
-        return Ok(plan.report(request, 0));
+        return Ok(plan.report(request, None));
     }
-    let written = write::write(&plan, request.jobs, observer, cancel)?;
+    let (_lock, removed) = begin(&plan, observer, cancel)?;
+    let mut written = write::write(&plan, request.jobs, observer, cancel)?;
     observer.event(Event::StepStarted { step: Step::Sync, total_bytes: None });
-    finish::finish(&plan, request, written.control_file)?;
+    finish::finish(&plan, request, std::mem::take(&mut written.control_file))
+        .map_err(|error| write::unfinished(error, &plan))?;
     observer.event(Event::StepFinished { step: Step::Sync });
-    Ok(plan.report(request, written.read_bytes))
+    let mut report = plan.report(request, Some(&written));
+    if let (Some(delta), Some(removed)) = (&mut report.delta, removed) {
+        (delta.removed_files, delta.removed_directories) =
+            (removed.removed_files, removed.removed_directories);
+        (delta.removed_links, delta.removed) = (removed.removed_links, removed.removed);
+    }
+    Ok(report)
+}
+
+/// Makes the directory one on which no server starts, and clears it of what does not belong.
+fn begin(
+    plan: &plan::RestorePlan,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<(marker::Lock, Option<delta::survey::Survey>)> {
+    let directory = &plan.destination.directory;
+    let mut lock = None;
+    if plan.destination.exists {
+        lock = Some(marker::lock(directory)?);
+        marker::write(plan)?;
+    }
+    if let Some(delta) = &plan.delta {
+        delta::disarm(plan, delta)?;
+    }
+    write::make_roots(plan).map_err(|error| write::unfinished(error, plan))?;
+    let lock = match lock {
+        Some(lock) => lock,
+        None => {
+            let lock = marker::lock(directory)?;
+            marker::write(plan)?;
+            lock
+        }
+    };
+    let Some(delta) = &plan.delta else { return Ok((lock, None)) };
+    observer.event(Event::StepStarted { step: Step::Clear, total_bytes: None });
+    let removed = delta::clear(plan, delta, cancel).map_err(|error| write::unfinished(error, plan))?;
+    observer.event(Event::StepFinished { step: Step::Clear });
+    Ok((lock, Some(removed)))
 }

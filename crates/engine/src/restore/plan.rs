@@ -5,14 +5,18 @@
 
 use pgkeep_repo::{BackupId, BackupReader, ManifestHeader};
 
+use super::delta::{self, DeltaPlan};
 use super::destination::{self, Destination};
 use super::layout::Layout;
+use super::places::{Place, refuse_entangled};
 use super::recovery_settings::{RecoveryOrder, recovery_settings};
 use super::target::{self, ReadTarget, Wanted};
 use super::target_time::read_target_time;
+use super::write::Written;
 use super::{RecoveryTarget, RestoreReport, RestoreRequest, TargetProof, TargetTimeline};
 use crate::archive_index::ArchiveIndex;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Cancel;
 
 /// Room that recovery itself needs beside the files: WAL that is being replayed, and the first checkpoints.
 const SPARE_SEGMENTS: u64 = 4;
@@ -36,13 +40,20 @@ pub struct RestorePlan {
     pub settings: Vec<(String, String)>,
     /// Whether WAL is replayed to its end.
     pub target_is_latest: bool,
+    /// What there is to reuse, where that was asked for.
+    pub delta: Option<DeltaPlan>,
 }
 
 /// Decides and proves.
-pub fn plan(request: &RestoreRequest) -> Result<RestorePlan> {
+pub fn plan(request: &RestoreRequest, cancel: &Cancel) -> Result<RestorePlan> {
     check_request(request)?;
     // Cheap, and the mistake that is made most: said before anything is read.
-    let destination = destination::inspect(&request.destination)?;
+    let (destination, former) = if request.delta {
+        let (destination, former) = delta::former::inspect(&request.destination)?;
+        (destination, Some(former))
+    } else {
+        (destination::inspect(&request.destination)?, None)
+    };
     let stanza = request.location.open_stanza()?;
     let mut headers = Vec::new();
     let mut unreadable = Vec::new();
@@ -73,6 +84,9 @@ pub fn plan(request: &RestoreRequest) -> Result<RestorePlan> {
         Error::new(ErrorKind::Corrupt, format!("the stanza has no cluster record {record_sequence}"))
             .hint("restore `history/` of this stanza from a copy of the repository")
     })?;
+    if let Some(former) = &former {
+        former.refuse_other_cluster(&destination.directory, record.system_identifier)?;
+    }
     let archive = stanza.wal(&record);
     let index = ArchiveIndex::load(&archive)?;
     let wanted = Wanted {
@@ -83,16 +97,26 @@ pub fn plan(request: &RestoreRequest) -> Result<RestorePlan> {
     };
     let chosen = target::choose(&wanted, &headers, named.as_ref(), &index, &archive)?;
     let layout = Layout::new(&destination.directory, &chosen.header.tablespaces, &request.tablespace_map)?;
+    let version = delta::version_directory(chosen.header);
     let mut tablespaces = Vec::new();
     for space in &layout.tablespaces {
-        tablespaces.push(destination::inspect(&space.target).map_err(|error| {
+        let place = match &former {
+            Some(former) => former.inspect_tablespace(&space.target, &version),
+            None => destination::inspect(&space.target),
+        };
+        tablespaces.push(place.map_err(|error| {
             error.hint(format!(
                 "send this tablespace elsewhere: `--tablespace-map {}=/new/place`",
                 space.source
             ))
         })?);
     }
-    refuse_too_small(chosen.header, &destination, &tablespaces)?;
+    let repository = delta::repository_root(&stanza);
+    refuse_entangled(&places(&destination, &layout, &version), repository.as_deref())?;
+    match former {
+        Some(_) => delta::refuse_used(&destination, &layout, &version)?,
+        None => refuse_too_small(chosen.header, &destination, &tablespaces)?,
+    }
     let timeline =
         if request.standby { TargetTimeline::Latest } else { TargetTimeline::Number(chosen.timeline) };
     let target_time = match &wanted.target {
@@ -112,6 +136,22 @@ pub fn plan(request: &RestoreRequest) -> Result<RestorePlan> {
         settings: &request.settings,
     });
     let reader = stanza.backup(chosen.header.id)?;
+    let delta = match former {
+        Some(former) => {
+            let ground = delta::survey::Ground {
+                reader: &reader,
+                layout: &layout,
+                owner: destination.owner,
+                version_directory: &version,
+                repository: repository.as_deref().and_then(delta::in_use::identity),
+            };
+            let destinations: Vec<&Destination> = [&destination].into_iter().chain(&tablespaces).collect();
+            let spare = spare_bytes(chosen.header);
+            let survey = delta::survey_places(ground, &destinations, spare, cancel)?;
+            Some(DeltaPlan { former, survey, version_directory: version })
+        }
+        None => None,
+    };
     Ok(RestorePlan {
         reader,
         backup_reason: chosen.reason,
@@ -121,7 +161,22 @@ pub fn plan(request: &RestoreRequest) -> Result<RestorePlan> {
         tablespaces,
         settings,
         target_is_latest: request.target.is_latest(),
+        delta,
     })
+}
+
+/// The directories that will hold nothing but what is restored.
+fn places(destination: &Destination, layout: &Layout, version: &str) -> Vec<Place> {
+    let mut places =
+        vec![Place { what: "the data directory".to_owned(), path: destination.directory.clone() }];
+    places.extend(layout.tablespaces.iter().map(|space| {
+        let own = space.target.join(version);
+        // Where a link is, it will be removed, and a directory made beside the others.
+        let is_link = std::fs::symlink_metadata(&own).is_ok_and(|metadata| metadata.is_symlink());
+        let path = if is_link { space.target.clone() } else { own };
+        Place { what: format!("tablespace {}", space.oid), path }
+    }));
+    places
 }
 
 fn check_request(request: &RestoreRequest) -> Result<()> {
@@ -173,14 +228,17 @@ fn no_backup(stanza: &str, unreadable: &[(BackupId, pgkeep_repo::RepoError)]) ->
     error.hint(format!("take one: `pgkeep backup --stanza {stanza}`"))
 }
 
+fn spare_bytes(header: &ManifestHeader) -> u64 {
+    SPARE_SEGMENTS * u64::from(header.wal_segment_size)
+}
+
 fn refuse_too_small(
     header: &ManifestHeader,
     destination: &Destination,
     spaces: &[Destination],
 ) -> Result<()> {
     // How much goes into which tablespace is not in the header: all of it must fit somewhere.
-    let spare = SPARE_SEGMENTS * u64::from(header.wal_segment_size);
-    let total = header.totals.size_bytes + spare;
+    let total = header.totals.size_bytes + spare_bytes(header);
     if spaces.iter().all(|space| space.device == destination.device) {
         return destination::refuse_too_small(&[(destination, total)]);
     }
@@ -218,6 +276,7 @@ impl RestorePlan {
             ));
         }
         lines.push(format!("data directory: {}", self.destination.directory.display()));
+        lines.extend(self.delta.iter().flat_map(DeltaPlan::describe));
         for space in &self.layout.tablespaces {
             lines.push(format!(
                 "tablespace {}: {} goes to {}",
@@ -229,9 +288,16 @@ impl RestorePlan {
         lines
     }
 
-    /// What was done.
-    pub fn report(&self, request: &RestoreRequest, read_bytes: u64) -> RestoreReport {
+    /// What was done; without anything written, what would be.
+    pub fn report(&self, request: &RestoreRequest, written: Option<&Written>) -> RestoreReport {
         let header = self.reader.header();
+        let delta = self.delta.as_ref().map(|delta| {
+            let mut report = delta.report();
+            if let Some(written) = written {
+                written.compared.fill(&mut report);
+            }
+            report
+        });
         RestoreReport {
             backup: header.id.to_string(),
             backup_reason: self.backup_reason.clone(),
@@ -239,7 +305,7 @@ impl RestorePlan {
             proof: self.proof.clone(),
             files: header.totals.files,
             size_bytes: header.totals.size_bytes,
-            read_bytes,
+            read_bytes: written.map_or(0, |written| written.read_bytes),
             tablespaces: self
                 .layout
                 .tablespaces
@@ -247,6 +313,7 @@ impl RestorePlan {
                 .map(|space| (space.oid, space.target.clone()))
                 .collect(),
             recovery_settings: self.settings.clone(),
+            delta,
             dry_run: request.dry_run,
             next_steps: self.next_steps(request),
         }

@@ -74,6 +74,8 @@ pub struct RestoreRequest {
     pub settings: Vec<(String, String)>,
     /// The data directory to make.
     pub destination: PathBuf,
+    /// Reuse what is right of the files of a former cluster, or of an unfinished restore.
+    pub delta: bool,
     /// Also put configuration files from outside the data directory here.
     pub external_config: Option<PathBuf>,
     /// The `restore_command` to write, with `%f` and `%p`.
@@ -105,6 +107,29 @@ pub struct TargetProof {
     pub wal_segments: u64,
 }
 
+/// What a delta restore found, and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct DeltaReport {
+    /// `former_cluster`, `unfinished_restore` or `nothing_there`.
+    pub found: String,
+    /// Bytes of the former files that were read to compare them; on a dry run, that would be.
+    pub local_bytes: u64,
+    /// Blocks that were right already.
+    pub kept_blocks: u64,
+    /// Blocks that were fetched.
+    pub fetched_blocks: u64,
+    /// Blocks that were made zeros.
+    pub zeroed_blocks: u64,
+    /// Files that did not belong.
+    pub removed_files: u64,
+    /// Directories that did not belong.
+    pub removed_directories: u64,
+    /// Links and special files that did not belong.
+    pub removed_links: u64,
+    /// The first of all these, relative to the data directory.
+    pub removed: Vec<String>,
+}
+
 /// What was done, or would be.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct RestoreReport {
@@ -126,6 +151,8 @@ pub struct RestoreReport {
     pub tablespaces: Vec<(u32, PathBuf)>,
     /// Lines written to `postgresql.auto.conf`.
     pub recovery_settings: Vec<(String, String)>,
+    /// What became of the former files; none unless asked to reuse them.
+    pub delta: Option<DeltaReport>,
     /// Whether anything was written.
     pub dry_run: bool,
     /// What to do next.

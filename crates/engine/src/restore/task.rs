@@ -5,13 +5,18 @@
 //! into tasks between frames, never inside one. Of a full backup the order stays what it was: frames follow each other as
 //! blocks do. Memory: 80 bytes for each gathered piece, and what a task's frames take in the repository.
 
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use pgkeep_repo::{BlockRun, FrameRef};
 
+use super::delta::compare::Compare;
+
 /// Plain bytes of files in one task.
-const TASK_BYTES: u64 = 2 << 20;
+pub const TASK_BYTES: u64 = 2 << 20;
 /// Stored bytes of the frames of one task, all of which are in memory at once.
 const TASK_STORED_BYTES: u64 = 8 << 20;
 /// Plain bytes of files over which pieces are gathered; blocks that share a frame were mostly closer in their file.
@@ -28,6 +33,32 @@ pub struct TargetFile {
     pub shown: String,
     /// Bytes.
     pub length: u64,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+impl TargetFile {
+    /// Opens it to write, and to read what is there; not through a link.
+    pub fn open(&self) -> io::Result<File> {
+        let open = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+                .open(&self.path)
+        };
+        let mut opened = open();
+        // A file that its owner may only read (a key, say). Another worker may take the right away in between.
+        for _ in 0..100 {
+            if !opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+                break;
+            }
+            fs::set_permissions(&self.path, fs::Permissions::from_mode(self.mode | 0o600))?;
+            opened = open();
+            fs::set_permissions(&self.path, fs::Permissions::from_mode(self.mode))?;
+        }
+        opened
+    }
 }
 
 /// Blocks of one file in one frame.
@@ -48,6 +79,25 @@ pub struct Piece {
 pub struct Task {
     /// The pieces; those of one frame follow each other.
     pub pieces: Vec<Piece>,
+    /// Blocks that are there and may be right; those that are not become pieces.
+    pub compares: Vec<Compare>,
+}
+
+impl Task {
+    /// How many blocks are compared.
+    pub fn compared_blocks(&self) -> u64 {
+        self.compares.iter().map(Compare::blocks).sum()
+    }
+
+    /// Brings pieces into the order of their frames.
+    pub fn sort(&mut self) {
+        sort(&mut self.pieces);
+    }
+}
+
+/// By frame; within a frame in the order of files and blocks, so that neighbours are written one after the other.
+fn sort(pieces: &mut [Piece]) {
+    pieces.sort_by_key(|piece| (piece.frame.epoch, piece.frame.pack, piece.frame.offset, piece.position));
 }
 
 /// Pieces that are gathered.
@@ -75,8 +125,7 @@ impl Batch {
     pub fn flush(&mut self) -> Vec<Task> {
         let mut pieces = std::mem::take(&mut self.pieces);
         self.bytes = 0;
-        // Within a frame in the order of files and blocks: neighbours are written one after the other.
-        pieces.sort_by_key(|piece| (piece.frame.epoch, piece.frame.pack, piece.frame.offset, piece.position));
+        sort(&mut pieces);
         let mut tasks = Vec::new();
         let mut task = Task::default();
         let (mut plain, mut stored) = (0, 0);
@@ -115,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_in_one_task_and_no_task_holds_too_much() {
-        let file = Arc::new(TargetFile { path: "f".into(), shown: "f".into(), length: 1 << 30 });
+        let file = Arc::new(TargetFile { path: "f".into(), shown: "f".into(), length: 1 << 30, mode: 0o600 });
         let mut batch = Batch::new(8192);
         let mut tasks = Vec::new();
         // Blocks of the file go round over 400 frames, as after 400 backups.

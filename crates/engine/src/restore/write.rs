@@ -6,12 +6,14 @@
 //! worker, and what is gathered. Nothing is synced here: one sync of
 //! the whole file system at the end costs a fraction of one per file.
 //!
+//! A delta restore hands the workers the blocks of files that are there, to compare first (`delta::compare`).
+//!
 //! The control file is not written but handed back: it goes into place last.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -22,14 +24,17 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use pgkeep_format::control_file::CONTROL_FILE_PATH;
 use pgkeep_repo::{BackupReader, FileEntry, FileKind, FrameDecoder, FrameRef, RunTarget};
 
+use super::delta::compare::{Compare, Comparer, Counters};
+use super::delta::survey::open_for_writing;
 use super::destination::Owner;
+use super::marker::MARKER;
 use super::plan::RestorePlan;
-use super::task::{Batch, Piece, TargetFile, Task};
+use super::task::{Batch, Piece, TASK_BYTES, TargetFile, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
 
-/// Files of a former recovery: they would turn this one into something that was not asked for.
-const STALE_SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
+/// Files of a former recovery or restore: they would turn this one into something that was not asked for.
+const STALE_FILES: [&str; 3] = ["recovery.signal", "standby.signal", MARKER];
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// What was written.
@@ -39,6 +44,8 @@ pub struct Written {
     pub control_file: (Vec<u8>, u32),
     /// Bytes read from the repository.
     pub read_bytes: u64,
+    /// What became of the files of a former cluster.
+    pub compared: Counters,
 }
 
 struct Shared<'a> {
@@ -46,6 +53,7 @@ struct Shared<'a> {
     block_size: u64,
     done_bytes: AtomicU64,
     read_bytes: AtomicU64,
+    compared: Counters,
     stopped: AtomicBool,
     first: Mutex<Option<Error>>,
     cancel: &'a Cancel,
@@ -80,12 +88,12 @@ impl Shared<'_> {
 pub fn write(plan: &RestorePlan, jobs: usize, observer: &dyn Observer, cancel: &Cancel) -> Result<Written> {
     let header = plan.reader.header();
     observer.event(Event::StepStarted { step: Step::Write, total_bytes: Some(header.totals.size_bytes) });
-    make_roots(plan)?;
     let shared = Shared {
         reader: &plan.reader,
         block_size: u64::from(header.block_size),
         done_bytes: AtomicU64::new(0),
         read_bytes: AtomicU64::new(0),
+        compared: Counters::default(),
         stopped: AtomicBool::new(false),
         first: Mutex::new(None),
         cancel,
@@ -128,17 +136,32 @@ pub fn write(plan: &RestorePlan, jobs: usize, observer: &dyn Observer, cancel: &
         Error::new(ErrorKind::Corrupt, format!("backup {} holds no control file", header.id))
             .hint("restore another backup: `pgkeep list` shows them")
     })?;
-    Ok(Written { control_file, read_bytes: shared.read_bytes.load(Ordering::Relaxed) })
+    Ok(Written {
+        control_file,
+        read_bytes: shared.read_bytes.load(Ordering::Relaxed),
+        compared: shared.compared,
+    })
 }
 
-fn unfinished(error: Error, plan: &RestorePlan) -> Error {
+/// Whether an entry of a manifest is written by a restore. Links are made from what the plan says.
+pub fn is_restored(entry: &FileEntry) -> bool {
+    match entry.kind {
+        FileKind::Directory => true,
+        FileKind::Symlink { .. } => false,
+        FileKind::File { .. } => !STALE_FILES.iter().any(|name| entry.meta.path == name.as_bytes()),
+    }
+}
+
+/// Says what an interrupted restore leaves, and what to do with it.
+pub fn unfinished(error: Error, plan: &RestorePlan) -> Error {
     error.hint(format!(
-        "`{}` holds an unfinished restore that no server starts on: remove it before the next try",
+        "`{}` holds an unfinished restore that no server starts on: finish it with `--delta`, or remove it before the next try",
         plan.destination.directory.display()
     ))
 }
 
-fn make_roots(plan: &RestorePlan) -> Result<()> {
+/// Makes the data directory and those of the tablespaces.
+pub fn make_roots(plan: &RestorePlan) -> Result<()> {
     let mode = plan.reader.header().directory_mode & 0o750 | 0o700;
     for place in plan.tablespaces.iter().chain([&plan.destination]) {
         let path = &place.directory;
@@ -148,8 +171,7 @@ fn make_roots(plan: &RestorePlan) -> Result<()> {
             DirBuilder::new().mode(mode).create(path).map_err(|e| cannot_write(path, &e))?;
         }
         // PostgreSQL refuses to start on any other mode.
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
-            .map_err(|e| cannot_write(path, &e))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| cannot_write(path, &e))?;
         give_away(path, plan.destination.owner)?;
     }
     Ok(())
@@ -159,10 +181,14 @@ fn make_roots(plan: &RestorePlan) -> Result<()> {
 fn hand_out(plan: &RestorePlan, shared: &Shared<'_>, tasks: Sender<Task>) -> Result<Option<(Vec<u8>, u32)>> {
     let mut control_file = None;
     let mut batch = Batch::new(shared.block_size);
+    let mut compares = Task::default();
     for entry in plan.reader.files() {
         let entry = entry?;
         if shared.is_stopped() {
             return Ok(None);
+        }
+        if !is_restored(&entry) {
+            continue;
         }
         let relative = Path::new(std::ffi::OsStr::from_bytes(&entry.meta.path));
         let path = plan.layout.place(relative);
@@ -171,17 +197,24 @@ fn hand_out(plan: &RestorePlan, shared: &Shared<'_>, tasks: Sender<Task>) -> Res
                 // A tablespace's own directory is there already, made before.
                 match DirBuilder::new().mode(entry.meta.mode & 0o7777).create(&path) {
                     Ok(()) => give_away(&path, plan.destination.owner)?,
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
+                        if plan.delta.is_some() {
+                            set_mode(&path, entry.meta.mode, plan.destination.owner)?;
+                        }
+                    }
                     Err(error) => return Err(cannot_write(&path, &error)),
                 }
             }
             FileKind::Symlink { .. } => {}
             FileKind::File { .. } => {
-                if STALE_SIGNALS.iter().any(|name| relative == Path::new(name)) {
-                    continue;
-                }
                 if relative == Path::new(CONTROL_FILE_PATH) {
                     control_file = Some((read_whole(shared, &entry)?, entry.meta.mode));
+                    continue;
+                }
+                if plan.delta.is_some()
+                    && let Some((file, former_length)) = reuse(plan, &entry, &path)?
+                {
+                    add_compares(shared, &entry, &Arc::new(file), former_length, &mut compares, &tasks)?;
                     continue;
                 }
                 let file = create(plan, &entry, path)?;
@@ -190,6 +223,7 @@ fn hand_out(plan: &RestorePlan, shared: &Shared<'_>, tasks: Sender<Task>) -> Res
         }
     }
     send(&tasks, batch.flush());
+    send(&tasks, Some(compares).filter(|task| !task.compares.is_empty()));
     Ok(control_file)
 }
 
@@ -221,7 +255,61 @@ fn create(plan: &RestorePlan, entry: &FileEntry, path: PathBuf) -> Result<Target
         file.set_len(entry.meta.size).map_err(|error| cannot_write(&path, &error))?;
     }
     give_away(&path, plan.destination.owner)?;
-    Ok(TargetFile { path, shown: entry.path_text(), length: entry.meta.size })
+    Ok(target_file(entry, path))
+}
+
+/// Brings a file that is there to its final length, mode and owner; none where nothing is. What is there is an ordinary file
+/// of one name: anything else was removed before.
+fn reuse(plan: &RestorePlan, entry: &FileEntry, path: &Path) -> Result<Option<(TargetFile, u64)>> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(cannot_write(path, &error)),
+    };
+    let former_length = metadata.len().min(entry.meta.size);
+    if metadata.len() != entry.meta.size {
+        let resized = open_for_writing(path, &metadata).and_then(|file| file.set_len(entry.meta.size));
+        resized.map_err(|error| cannot_write(path, &error))?;
+    }
+    set_mode(path, entry.meta.mode, plan.destination.owner)?;
+    Ok(Some((target_file(entry, path.to_owned()), former_length)))
+}
+
+fn target_file(entry: &FileEntry, path: PathBuf) -> TargetFile {
+    TargetFile { path, shown: entry.path_text(), length: entry.meta.size, mode: entry.meta.mode & 0o7777 }
+}
+
+/// Mode and owner of something that was there before, which is changed only where it differs.
+fn set_mode(path: &Path, mode: u32, owner: Owner) -> Result<()> {
+    let metadata = fs::metadata(path).map_err(|error| cannot_write(path, &error))?;
+    if metadata.mode() & 0o7777 != mode & 0o7777 {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777))
+            .map_err(|error| cannot_write(path, &error))?;
+    }
+    match owner {
+        Owner::Other { uid, gid } if (metadata.uid(), metadata.gid()) != (uid, gid) => give_away(path, owner),
+        _ => Ok(()),
+    }
+}
+
+fn add_compares(
+    shared: &Shared<'_>,
+    entry: &FileEntry,
+    file: &Arc<TargetFile>,
+    former_length: u64,
+    task: &mut Task,
+    tasks: &Sender<Task>,
+) -> Result<()> {
+    let broken = |error: pgkeep_repo::RepoError| in_file(&file.shown, None, error.into());
+    for leaf in shared.reader.leaves(entry).map_err(broken)? {
+        for part in Compare::parts(file, former_length, leaf.map_err(broken)?) {
+            task.compares.push(part);
+            if task.compared_blocks() * shared.block_size >= TASK_BYTES {
+                send(tasks, Some(std::mem::take(task)));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn add_pieces(
@@ -239,6 +327,7 @@ fn add_pieces(
                 shared.done_bytes.fetch_add(bytes, Ordering::Relaxed);
             }
             RunTarget::Frame { frame, position } => {
+                Counters::add(&shared.compared.fetched_blocks, u64::from(run.count));
                 send(tasks, batch.add(Piece { file: Arc::clone(file), run: *run, frame, position }));
             }
         }
@@ -247,7 +336,7 @@ fn add_pieces(
 }
 
 /// Workers only go away after an error, which is told elsewhere.
-fn send(tasks: &Sender<Task>, ready: Vec<Task>) {
+fn send(tasks: &Sender<Task>, ready: impl IntoIterator<Item = Task>) {
     for task in ready {
         drop(tasks.send(task));
     }
@@ -256,10 +345,18 @@ fn send(tasks: &Sender<Task>, ready: Vec<Task>) {
 fn work(tasks: &Receiver<Task>, shared: &Shared<'_>) -> Result<()> {
     let mut decoder = shared.reader.frames().decoder();
     let mut plain = Vec::new();
-    for task in tasks {
+    let key = shared.reader.stanza().repository().digest_key();
+    let mut comparer = Comparer::new(key, shared.reader.header().block_size, &shared.compared);
+    for mut task in tasks {
         if shared.is_stopped() {
             return Ok(());
         }
+        for part in &task.compares {
+            let kept = comparer.compare(part, &mut task.pieces)?;
+            shared.done_bytes.fetch_add(kept, Ordering::Relaxed);
+            shared.tell();
+        }
+        task.sort();
         write_task(&task, shared, &mut decoder, &mut plain)?;
     }
     Ok(())
@@ -291,10 +388,7 @@ fn write_task(
         shared.read_bytes.fetch_add(u64::from(stored.frame.stored_len), Ordering::Relaxed);
         for piece in now {
             if !open.as_ref().is_some_and(|(file, _)| Arc::ptr_eq(file, &piece.file)) {
-                let file = OpenOptions::new()
-                    .write(true)
-                    .open(&piece.file.path)
-                    .map_err(|error| cannot_write(&piece.file.path, &error))?;
+                let file = piece.file.open().map_err(|error| cannot_write(&piece.file.path, &error))?;
                 open = Some((Arc::clone(&piece.file), file));
             }
             if let Some((_, file)) = &open {

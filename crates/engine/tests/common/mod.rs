@@ -146,6 +146,7 @@ impl Site {
             restore_command: self.restore_command(),
             caller_time_zone: "UTC".to_owned(),
             jobs: 2,
+            delta: false,
             dry_run: false,
         }
     }

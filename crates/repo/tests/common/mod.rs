@@ -154,9 +154,24 @@ pub fn compare(reader: &BackupReader, files: &Contents, key: &DigestKey) {
         let mut padded = bytes;
         padded.resize(padded.len().next_multiple_of(BLOCK), 0);
         let expected: Vec<BlockDigest> = padded.chunks(BLOCK).map(|b| key.block(b)).collect();
-        assert_eq!(reader.map(&entry).unwrap().digests().unwrap(), expected);
+        let map = reader.map(&entry).unwrap();
+        assert_eq!(map.digests().unwrap(), expected);
+        compare_leaves(reader, &entry, &map);
     }
     assert_eq!(seen, files.len());
+}
+
+/// Leaf by leaf a map says the same as at once.
+fn compare_leaves(reader: &BackupReader, entry: &FileEntry, map: &BlockMap) {
+    let (mut runs, mut digests) = (Vec::new(), Vec::new());
+    for leaf in reader.leaves(entry).unwrap() {
+        let leaf = leaf.unwrap();
+        assert_eq!(leaf.first_block as usize, digests.len());
+        runs.extend(leaf.runs);
+        digests.extend(leaf.digests);
+    }
+    assert_eq!(runs, map.runs());
+    assert_eq!(digests, map.digests().unwrap());
 }
 
 pub fn read_file(reader: &BackupReader, entry: &FileEntry) -> Result<Vec<u8>> {
