@@ -181,10 +181,15 @@ fn what_is_fetched_is_what_differs() {
 
     // Zeros where pages are, and pages where zeros are.
     damage.write_all_at(&vec![0; 80 * 8192], 0).unwrap();
-    let empty = fs::OpenOptions::new().write(true).open(directory.join("pg_xact/0000")).unwrap();
-    empty.write_all_at(&[1; 8192], 0).unwrap();
-    let did = run_restore(&delta).unwrap();
-    assert!((80..=82).contains(&delta_of(&did).fetched_blocks), "{did:?}");
+    let (empty, (_, zeros)) = tree(&directory)
+        .into_iter()
+        .find(|(_, (_, bytes))| !bytes.is_empty() && bytes.iter().all(|byte| *byte == 0))
+        .unwrap();
+    fs::write(directory.join(empty), vec![1; zeros.len()]).unwrap();
+    let report = run_restore(&delta).unwrap();
+    let did = delta_of(&report);
+    assert!((80..=81).contains(&did.fetched_blocks), "{did:?}");
+    assert_eq!(did.zeroed_blocks, zeros.len().div_ceil(8192) as u64);
     assert_same(&directory, &expected);
 }
 
