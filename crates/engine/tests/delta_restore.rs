@@ -135,11 +135,11 @@ fn pg18_goes_back_to_a_backup_and_forward_again() {
 }
 
 /// A small cluster with a backup, stopped, and a plain restore of it.
-fn restored_once(site: &Site, major: u32) -> RestoreRequest {
+fn restored_once(site: &Site, major: u32, rows: u32) -> RestoreRequest {
     let primary = site.archiving(Cluster::builder(major).wal_segment_mib(1));
-    primary.sql(
-        "CREATE TABLE big AS SELECT i, md5(i::text) a, md5((i + 1)::text) b FROM generate_series(1, 200000) i",
-    );
+    primary.sql(&format!(
+        "CREATE TABLE big AS SELECT i, md5(i::text) a, md5((i + 1)::text) b FROM generate_series(1, {rows}) i"
+    ));
     site.backup(&primary, &["--wal", "include"]);
     let plain = site.request(RecoveryTarget::Immediate);
     run_restore(&plain).unwrap();
@@ -149,7 +149,7 @@ fn restored_once(site: &Site, major: u32) -> RestoreRequest {
 #[test]
 fn what_is_fetched_is_what_differs() {
     let site = Site::new();
-    let plain = restored_once(&site, 17);
+    let plain = restored_once(&site, 17, 200_000);
     let full = run_restore(&site.request(RecoveryTarget::Immediate)).unwrap();
     let directory = plain.destination.clone();
     let expected = site.destination();
@@ -204,11 +204,11 @@ fn largest(directory: &Path) -> (std::path::PathBuf, u64) {
 fn any_former_directory_becomes_the_backup_and_nothing_outside_is_touched() {
     let mut dice = Dice::new("mutations of a former cluster");
     let site = Site::new();
-    let plain = restored_once(&site, 18);
+    let plain = restored_once(&site, 18, 10_000);
     let outside = Outside::new(site.scratch.path().join("outside"));
     let directory = site.destination();
     run_restore(&RestoreRequest { destination: directory.clone(), ..plain.clone() }).unwrap();
-    for round in 0..40 {
+    for round in 0..30 {
         let done: Vec<String> =
             (0..=dice.below(12)).map(|_| mutate(&mut dice, &directory, &outside.path)).collect();
         println!("{round}: {done:#?}");
