@@ -85,6 +85,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             eprintln!("round {round} of {}: {}", options.rounds, peer.name());
             results.push(bench.backup(*peer));
             results.push(bench.restore(*peer));
+            results.extend(bench.delta_restore(*peer));
             bench.forget(*peer);
         }
     }

@@ -119,6 +119,33 @@ impl Workbench<'_> {
         Ok(Measured { step: "restore", tool: peer.name(), handled: self.data_bytes, ..measured })
     }
 
+    /// Restores it again onto that directory, in which one page in fifty was changed; none where the tool cannot.
+    pub(super) fn delta_restore(&self, peer: Peer) -> Option<Result<Measured, Failure>> {
+        let target = self.target(peer);
+        let repository = self.repository(peer).display().to_string();
+        let shown = target.display().to_string();
+        let command = match peer {
+            Peer::Pgkeep => {
+                let arguments =
+                    ["restore", "--repo", &repository, "--target", "immediate", "--delta", &shown];
+                self.command(&self.pgkeep, &arguments)
+            }
+            Peer::PgBackRest => {
+                let path = format!("--pg1-path={shown}");
+                self.pgbackrest(&["restore", &path, "--type=immediate", "--delta"])
+            }
+            Peer::PgkeepStream | Peer::PgBasebackup => return None,
+        };
+        let measured =
+            change_pages(&target.join("base")).map_err(Failure::from).and_then(|()| measure(command, None));
+        Some(measured.map(|measured| Measured {
+            step: "delta restore",
+            tool: peer.name(),
+            handled: self.data_bytes,
+            ..measured
+        }))
+    }
+
     /// Removes what the tool left.
     pub(super) fn forget(&self, peer: Peer) {
         for folder in [self.repository(peer), self.target(peer)] {
@@ -250,4 +277,25 @@ fn run(mut command: Command) -> Result<(), Failure> {
     }
     let said = [output.stdout, output.stderr].concat();
     Err(format!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&said).trim()).into())
+}
+
+/// Changes one page in fifty of every larger file below a folder, 16 pages at a time.
+fn change_pages(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    const PAGE: u64 = 8192;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            change_pages(&path)?;
+            continue;
+        }
+        let file = fs::OpenOptions::new().write(true).open(&path)?;
+        let pages = file.metadata()?.len() / PAGE;
+        for stretch in 0..pages / (50 * 16) {
+            for page in stretch * 50 * 16..stretch * 50 * 16 + 16 {
+                file.write_all_at(&[0xAB; 64], page * PAGE + 4000)?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -13,7 +13,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -25,7 +25,7 @@ use pgkeep_format::control_file::CONTROL_FILE_PATH;
 use pgkeep_repo::{BackupReader, FileEntry, FileKind, FrameDecoder, FrameRef, RunTarget};
 
 use super::delta::compare::{Compare, Comparer, Counters};
-use super::delta::survey::open_for_writing;
+use super::delta::reuse::{reuse, set_mode};
 use super::destination::Owner;
 use super::marker::MARKER;
 use super::plan::RestorePlan;
@@ -212,7 +212,7 @@ fn hand_out(plan: &RestorePlan, shared: &Shared<'_>, tasks: Sender<Task>) -> Res
                     continue;
                 }
                 if plan.delta.is_some()
-                    && let Some((file, former_length)) = reuse(plan, &entry, &path)?
+                    && let Some((file, former_length)) = reuse(plan.destination.owner, &entry, &path)?
                 {
                     add_compares(shared, &entry, &Arc::new(file), former_length, &mut compares, &tasks)?;
                     continue;
@@ -258,38 +258,9 @@ fn create(plan: &RestorePlan, entry: &FileEntry, path: PathBuf) -> Result<Target
     Ok(target_file(entry, path))
 }
 
-/// Brings a file that is there to its final length, mode and owner; none where nothing is. What is there is an ordinary file
-/// of one name: anything else was removed before.
-fn reuse(plan: &RestorePlan, entry: &FileEntry, path: &Path) -> Result<Option<(TargetFile, u64)>> {
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(cannot_write(path, &error)),
-    };
-    let former_length = metadata.len().min(entry.meta.size);
-    if metadata.len() != entry.meta.size {
-        let resized = open_for_writing(path, &metadata).and_then(|file| file.set_len(entry.meta.size));
-        resized.map_err(|error| cannot_write(path, &error))?;
-    }
-    set_mode(path, entry.meta.mode, plan.destination.owner)?;
-    Ok(Some((target_file(entry, path.to_owned()), former_length)))
-}
-
-fn target_file(entry: &FileEntry, path: PathBuf) -> TargetFile {
+/// What an entry of a manifest is written to.
+pub fn target_file(entry: &FileEntry, path: PathBuf) -> TargetFile {
     TargetFile { path, shown: entry.path_text(), length: entry.meta.size, mode: entry.meta.mode & 0o7777 }
-}
-
-/// Mode and owner of something that was there before, which is changed only where it differs.
-fn set_mode(path: &Path, mode: u32, owner: Owner) -> Result<()> {
-    let metadata = fs::metadata(path).map_err(|error| cannot_write(path, &error))?;
-    if metadata.mode() & 0o7777 != mode & 0o7777 {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777))
-            .map_err(|error| cannot_write(path, &error))?;
-    }
-    match owner {
-        Owner::Other { uid, gid } if (metadata.uid(), metadata.gid()) != (uid, gid) => give_away(path, owner),
-        _ => Ok(()),
-    }
 }
 
 fn add_compares(

@@ -40,39 +40,37 @@ pub fn assert_same(found: &Path, expected: &Path) {
     assert!(differing.is_empty(), "{differing:#?}");
 }
 
-/// A path of a kind below a directory.
-fn any(dice: &mut Dice, root: &Path, wanted: impl Fn(&Path) -> bool) -> Option<PathBuf> {
-    let mut paths = Vec::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
+/// A file and a folder below a directory.
+fn any(dice: &mut Dice, root: &Path) -> (PathBuf, PathBuf) {
+    // What makes it a cluster, or an unfinished restore, stays.
+    let keeps = ["global", "PG_VERSION", "pgkeep_restore.unfinished"].map(|name| root.join(name));
+    let (mut files, mut folders, mut next) = (Vec::new(), vec![root.to_owned()], vec![root.to_owned()]);
+    while let Some(folder) = next.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            // What makes it a cluster, or an unfinished restore, stays.
-            let keeps = ["global", "PG_VERSION", "pgkeep_restore.unfinished"];
-            if path.is_symlink() || keeps.iter().any(|name| path == root.join(name)) {
+            let entry = entry.unwrap();
+            let (path, metadata) = (entry.path(), entry.metadata().unwrap());
+            if keeps.contains(&path) {
                 continue;
             }
-            // Through a second name the test itself would change what is outside.
-            if path.is_file() && fs::metadata(&path).unwrap().nlink() > 1 {
-                continue;
-            }
-            if path.is_dir() {
+            if metadata.is_dir() {
                 folders.push(path.clone());
-            }
-            if wanted(&path) {
-                paths.push(path);
+                next.push(path);
+            } else if metadata.is_file() && metadata.nlink() == 1 {
+                // Through a second name the test itself would change what is outside.
+                files.push(path);
             }
         }
     }
     // Directories list their entries in any order; a seed must give the same again.
-    paths.sort();
-    paths.get(dice.below(paths.len() as u64) as usize).cloned()
+    files.sort();
+    folders.sort();
+    let file = files[dice.below(files.len() as u64) as usize].clone();
+    (file, folders[dice.below(folders.len() as u64) as usize].clone())
 }
 
 /// Changes something in a directory; `outside` is a directory that nobody may touch, with a file `precious`.
 pub fn mutate(dice: &mut Dice, root: &Path, outside: &Path) -> String {
-    let file = any(dice, root, Path::is_file).unwrap();
-    let folder = any(dice, root, Path::is_dir).unwrap();
+    let (file, folder) = any(dice, root);
     let name = format!("extra{}", dice.next());
     let length = fs::metadata(&file).unwrap().len();
     let write = |path: &Path| fs::OpenOptions::new().write(true).open(path).unwrap();

@@ -1,7 +1,8 @@
 //! Restoring onto the directory of a former cluster: what is already right stays.
 //!
 //! `former` judges whether the directories may be reused, `in_use` whether a server runs on them, `survey` finds (and
-//! removes) what does not belong, `compare` finds the blocks that differ; the writing is that of any restore.
+//! removes) what does not belong, `reuse` gives files that stay their length and mode,
+//! `compare` finds the blocks that differ; the writing is that of any restore.
 //!
 //! Order, so that a kill at any point leaves a directory on which no server starts and which the next run finishes: the
 //! marker is put in place, the former control file is renamed away and that made durable, and only then the first byte
@@ -10,6 +11,7 @@
 pub mod compare;
 pub mod former;
 pub mod in_use;
+pub mod reuse;
 pub mod survey;
 mod wal_directory;
 
