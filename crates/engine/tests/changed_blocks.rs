@@ -350,3 +350,36 @@ fn a_copy_of_the_cluster_that_goes_its_own_way_is_found_out() {
     assert!(is_found_out, "{reason}");
     assert_eq!(of_twin.header.timeline, TimelineId::FIRST);
 }
+
+/// A standby's pages lack hints and command ids that the primary's have, and it starts in the middle of a segment.
+#[test]
+fn a_parent_of_the_primary_serves_a_backup_of_the_standby() {
+    for major in [14, 18] {
+        let primary = cluster(major, true);
+        let standby = Cluster::standby_of(&primary);
+        let place = Place::of(&primary);
+        before_the_parent(&primary);
+        let parent = copy(&primary, place.scratch.path(), "parent");
+        primary.sql(
+            "UPDATE changed SET filler = 'y' WHERE id % 100 = 0;
+             DELETE FROM cut WHERE n > 3000; VACUUM cut;
+             SELECT count(*) FROM unread;
+             CREATE TABLE newcomer AS SELECT * FROM kept;
+             CHECKPOINT;",
+        );
+        standby.wait_for_replay_of(&primary);
+        let now = copy(&standby, place.scratch.path(), "now");
+        assert!(size().offset_of(now.header.start_lsn) > 40);
+        archive(&primary, &place, now.header.start_lsn, 0);
+        let pg_wal = standby.data_dir().join("pg_wal");
+        let changed = ask(&place, &parent, &now, Some(&pg_wal)).unwrap();
+        let counts = prove(&changed, &parent, &now);
+        println!("PostgreSQL {major}: {counts:?}");
+        assert!(counts.kept > 1000 && counts.changed > 500, "{counts:?}");
+
+        // Without a new restartpoint a standby begins where it began before.
+        let same = copy(&standby, place.scratch.path(), "same");
+        let reason = ask(&place, &now, &same, Some(&pg_wal)).unwrap_err();
+        assert!(matches!(reason, NotUsable::StartsBeforeParentEnds { .. }), "{reason}");
+    }
+}
