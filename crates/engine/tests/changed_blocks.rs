@@ -3,22 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail loudly too")]
 
+mod cluster_copy;
 mod stanza_support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use cluster_copy::{Copy, copy, crash_in_copy, promote, relation_files};
 use pgkeep_engine::changed_blocks::{ChangedBlocks, FileChange, NotUsable, WalRequest, from_wal};
 use pgkeep_engine::init::{InitRequest, init};
 use pgkeep_engine::wal::{PushRequest, push};
 use pgkeep_engine::{Cancel, Compression, Location};
-use pgkeep_format::{
-    Fork, Lsn, RelationFile, TimelineId, WalFileName, WalSegmentSize, differs_only_in_hints,
-};
-use pgkeep_repo::{ManifestHeader, WalArchive};
-use pgkeep_testkit::{Cluster, MAJORS, Scratch, StopMode, wait_until};
+use pgkeep_format::{Fork, Lsn, TimelineId, WalFileName, WalSegmentSize, differs_only_in_hints};
+use pgkeep_repo::WalArchive;
+use pgkeep_testkit::{Cluster, MAJORS, Scratch, StopMode};
 use stanza_support::connection;
 
 const BLOCK: usize = 8192;
@@ -55,12 +53,6 @@ impl Place {
     }
 }
 
-/// A backup, as far as this matters: a copy of the relation files, and the header of its manifest.
-struct Copy {
-    files: PathBuf,
-    header: ManifestHeader,
-}
-
 fn size() -> WalSegmentSize {
     WalSegmentSize::try_from(1 << 20).unwrap()
 }
@@ -73,37 +65,6 @@ fn cluster(major: u32, checksums: bool) -> Cluster {
         .conf("max_wal_size", "4GB")
         .conf("autovacuum", "off")
         .start()
-}
-
-/// Copies the relation files between the start and the end of a backup.
-fn copy(cluster: &Cluster, place: &Place, name: &str) -> Copy {
-    let files = place.scratch.path().join(name);
-    let data = cluster.data_dir().display().to_string();
-    let (start, stop) = if cluster.major() >= 15 {
-        ("pg_backup_start('copy', true)", "pg_backup_stop(false)")
-    } else {
-        ("pg_start_backup('copy', true, false)", "pg_stop_backup(false, false)")
-    };
-    let answer = cluster.sql(&format!(
-        "SELECT {start};
-         \\! mkdir {to} && cp -rL {data}/base {data}/global {data}/pg_tblspc {to}/
-         SELECT lsn FROM {stop};
-         SELECT timeline_id, catalog_version_no, system_identifier FROM pg_control_checkpoint(), pg_control_system()",
-        to = files.display(),
-    ));
-    let lines: Vec<&str> = answer.lines().collect();
-    let facts: Vec<&str> = lines[2].split('|').collect();
-    let header = ManifestHeader {
-        start_lsn: lines[0].parse().unwrap(),
-        stop_lsn: lines[1].parse().unwrap(),
-        timeline: facts[0].parse::<u32>().unwrap().try_into().unwrap(),
-        catalog_version: facts[1].parse().unwrap(),
-        system_identifier: facts[2].parse().unwrap(),
-        major: cluster.major(),
-        wal_segment_size: 1 << 20,
-        ..ManifestHeader::default()
-    };
-    Copy { files, header }
 }
 
 /// Archives the WAL before `upto`, except the last segments, and the history files.
@@ -138,30 +99,6 @@ fn ask(place: &Place, parent: &Copy, now: &Copy, pg_wal: Option<&Path>) -> Resul
     .unwrap()
 }
 
-/// The main forks of permanent relations, with what they are.
-fn main_forks(copy: &Copy) -> BTreeMap<String, (RelationFile, PathBuf)> {
-    let version = format!("PG_{}_{}", copy.header.major, copy.header.catalog_version);
-    let mut found = BTreeMap::new();
-    let mut folders = vec![copy.files.clone()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let name = path.strip_prefix(&copy.files).unwrap().to_str().unwrap().to_owned();
-            if let Some(file) = RelationFile::parse_path(&name, &version)
-                && file.fork == Fork::Main
-                && !path.with_file_name(format!("{}_init", file.locator.number)).exists()
-            {
-                found.insert(name, (file, path));
-            }
-        }
-    }
-    found
-}
-
 #[derive(Debug, Default)]
 struct Counts {
     read: u64,
@@ -173,7 +110,10 @@ struct Counts {
 /// Proves that every block that is not read is the parent's, but for hints.
 fn prove(changed: &ChangedBlocks, parent: &Copy, now: &Copy) -> Counts {
     let mut counts = Counts::default();
-    for (name, (file, path)) in main_forks(now) {
+    for (name, (file, path)) in relation_files(now) {
+        if file.fork != Fork::Main {
+            continue;
+        }
         let bytes = fs::read(&path).unwrap();
         let before = fs::read(parent.files.join(&name)).ok();
         let length = before.as_ref().map(|bytes| bytes.len() as u64);
@@ -274,26 +214,18 @@ fn after_the_parent(cluster: &Cluster) {
     cluster.sql_db("moved", "DELETE FROM t WHERE n < 100");
 }
 
-/// The same directory goes on as a new timeline.
-fn promote(cluster: &Cluster) {
-    cluster.stop(StopMode::Fast);
-    fs::write(cluster.data_dir().join("standby.signal"), "").unwrap();
-    cluster.start();
-    cluster.promote();
-}
-
 fn blocks_that_are_not_read_are_the_parents(checksums: bool) {
     for major in MAJORS {
         let cluster = cluster(major, checksums);
         let place = Place::of(&cluster);
         before_the_parent(&cluster);
-        let parent = copy(&cluster, &place, "parent");
+        let parent = copy(&cluster, place.scratch.path(), "parent");
         after_the_parent(&cluster);
         cluster.crash();
         cluster.start();
         promote(&cluster);
         cluster.sql("UPDATE changed SET filler = 'z' WHERE id % 150 = 0; CREATE TABLE newest AS SELECT 1");
-        let now = copy(&cluster, &place, "now");
+        let now = copy(&cluster, place.scratch.path(), "now");
         assert_eq!((parent.header.timeline.get(), now.header.timeline.get()), (1, 2));
 
         // Part of the WAL is only in `pg_wal` yet, then all of it is archived.
@@ -348,23 +280,12 @@ fn zero_pages_that_a_crash_left_behind_are_read() {
         let place = Place::of(&cluster);
         cluster.sql("CREATE TABLE t AS SELECT n, repeat('x', 150) FROM generate_series(1, 30000) n");
         let table = cluster.sql("SELECT pg_relation_filepath('t')");
-        let full = copy(&cluster, &place, "full");
+        let full = copy(&cluster, place.scratch.path(), "full");
         cluster.sql("DELETE FROM t WHERE n > 100; VACUUM t");
-        let cut = copy(&cluster, &place, "cut");
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                // Ends with the server.
-                cluster.try_sql(
-                    "BEGIN; COPY t FROM PROGRAM 'seq 1 30000 | sed s/$/\\\\tgrown/'; SELECT pg_sleep(300)",
-                )
-            });
-            wait_until("COPY", Duration::from_secs(60), || {
-                cluster.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(300)' AND wait_event = 'PgSleep'") == "1"
-            });
-            cluster.crash();
-        });
+        let cut = copy(&cluster, place.scratch.path(), "cut");
+        crash_in_copy(&cluster, "t");
         cluster.start();
-        let grown = copy(&cluster, &place, "grown");
+        let grown = copy(&cluster, place.scratch.path(), "grown");
         let (full_blocks, cut_blocks, blocks) =
             (blocks_of(&full, &table), blocks_of(&cut, &table), blocks_of(&grown, &table));
         assert!(
@@ -378,7 +299,7 @@ fn zero_pages_that_a_crash_left_behind_are_read() {
         prove(&since_cut, &cut, &grown);
         // The fault is there: WAL does not mention most of the new blocks.
         assert!(since_cut.marked_blocks() < blocks - cut_blocks, "PostgreSQL {major}");
-        let file = main_forks(&grown)[&table].0;
+        let file = relation_files(&grown)[&table].0;
         let bytes = |blocks: u64| blocks * BLOCK as u64;
         match since_cut.of_file(Some(&file), Some(bytes(cut_blocks)), bytes(blocks)) {
             FileChange::Blocks { from, .. } => {
@@ -403,7 +324,7 @@ fn a_copy_of_the_cluster_that_goes_its_own_way_is_found_out() {
     let original = cluster(17, true);
     let place = Place::of(&original);
     original.sql("CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) n");
-    let parent = copy(&original, &place, "parent");
+    let parent = copy(&original, place.scratch.path(), "parent");
     // A copy that starts as if nothing had happened: the same identity, the same timeline.
     original.stop(StopMode::Fast);
     let twin = place.scratch.path().join("twin");
@@ -413,7 +334,7 @@ fn a_copy_of_the_cluster_that_goes_its_own_way_is_found_out() {
     original.start();
     original.sql("INSERT INTO t SELECT n FROM generate_series(1, 10000) n");
     original.switch_wal();
-    let now = copy(&original, &place, "now");
+    let now = copy(&original, place.scratch.path(), "now");
     archive(&original, &place, now.header.start_lsn, 0);
     let pg_wal = original.data_dir().join("pg_wal");
     assert!(ask(&place, &parent, &now, Some(&pg_wal)).is_ok());
@@ -423,9 +344,42 @@ fn a_copy_of_the_cluster_that_goes_its_own_way_is_found_out() {
     while twin.current_lsn().parse::<Lsn>().unwrap() < now.header.start_lsn {
         twin.switch_wal();
     }
-    let of_twin = copy(&twin, &place, "of-twin");
+    let of_twin = copy(&twin, place.scratch.path(), "of-twin");
     let reason = ask(&place, &parent, &of_twin, Some(&twin.data_dir().join("pg_wal"))).unwrap_err();
     let is_found_out = matches!(reason, NotUsable::DoesNotFollow { .. } | NotUsable::OtherLog { .. });
     assert!(is_found_out, "{reason}");
     assert_eq!(of_twin.header.timeline, TimelineId::FIRST);
+}
+
+/// A standby's pages lack hints and command ids that the primary's have, and it starts in the middle of a segment.
+#[test]
+fn a_parent_of_the_primary_serves_a_backup_of_the_standby() {
+    for major in [14, 18] {
+        let primary = cluster(major, true);
+        let standby = Cluster::standby_of(&primary);
+        let place = Place::of(&primary);
+        before_the_parent(&primary);
+        let parent = copy(&primary, place.scratch.path(), "parent");
+        primary.sql(
+            "UPDATE changed SET filler = 'y' WHERE id % 100 = 0;
+             DELETE FROM cut WHERE n > 3000; VACUUM cut;
+             SELECT count(*) FROM unread;
+             CREATE TABLE newcomer AS SELECT * FROM kept;
+             CHECKPOINT;",
+        );
+        standby.wait_for_replay_of(&primary);
+        let now = copy(&standby, place.scratch.path(), "now");
+        assert!(size().offset_of(now.header.start_lsn) > 40);
+        archive(&primary, &place, now.header.start_lsn, 0);
+        let pg_wal = standby.data_dir().join("pg_wal");
+        let changed = ask(&place, &parent, &now, Some(&pg_wal)).unwrap();
+        let counts = prove(&changed, &parent, &now);
+        println!("PostgreSQL {major}: {counts:?}");
+        assert!(counts.kept > 1000 && counts.changed > 500, "{counts:?}");
+
+        // Without a new restartpoint a standby begins where it began before.
+        let same = copy(&standby, place.scratch.path(), "same");
+        let reason = ask(&place, &now, &same, Some(&pg_wal)).unwrap_err();
+        assert!(matches!(reason, NotUsable::StartsBeforeParentEnds { .. }), "{reason}");
+    }
 }

@@ -13,6 +13,7 @@
 pub mod backup_label;
 pub mod control_file;
 pub mod exclude;
+pub mod incremental_file;
 mod le;
 pub mod lsn;
 pub mod page;

@@ -1,6 +1,9 @@
 //! PostgreSQL's `backup_manifest`: the files of a base backup with their checksums (`backup/backup_manifest.c`,
 //! `common/parse_manifest.c`). Version 1 up to 16, version 2, which adds the system identifier, from 17.
 //!
+//! A manifest can also be made up, to ask a server for an incremental backup relative to one that it knows nothing of
+//! ([`SyntheticManifest`]).
+//!
 //! JSON whose last line holds the SHA-256 of every byte before that line. This crate computes no SHA-256: callers pass
 //! the function, so that a manifest is never read unchecked.
 
@@ -75,6 +78,85 @@ pub struct ManifestWalRange {
     /// The byte after its last.
     #[serde(rename = "End-LSN")]
     pub end: Lsn,
+}
+
+/// Whether a server of that version (`server_version_num`, as `170010`) clears bits of the visibility map without a
+/// reference to the map's block in WAL. Whoever relies on block references then restores maps that claim too much, and
+/// index-only scans answer wrongly (fixed in 17.11 and 18.6). Older versions have no incremental backup of their own; what
+/// reads their WAL must know it all the same.
+#[must_use]
+pub const fn has_stale_vm_fault(server_version_num: u32) -> bool {
+    server_version_num < 170_011 || (server_version_num >= 180_000 && server_version_num < 180_006)
+}
+
+/// Computes a SHA-256 from pieces; this crate does not.
+pub trait Sha256 {
+    /// Takes the next bytes.
+    fn update(&mut self, bytes: &[u8]);
+    /// The digest of all bytes that were taken.
+    fn finish(self) -> [u8; 32];
+}
+
+/// Writes the manifest of a backup that no server made, for `UPLOAD_MANIFEST` (17 and later).
+///
+/// A server reads from it which files the parent backup has (it sends others whole), of which cluster it is, and from where
+/// on it must know what changed; sizes, times and checksums of files do not count. See `backup/basebackup_incremental.c`.
+///
+/// Every call appends to `out`, which the caller sends and empties as he likes: no more than one file is in memory.
+#[derive(Debug)]
+pub struct SyntheticManifest<H> {
+    sha256: H,
+    is_first: bool,
+}
+
+impl<H: Sha256> SyntheticManifest<H> {
+    /// Begins the manifest of a backup of that cluster.
+    pub fn begin(system_identifier: u64, sha256: H, out: &mut Vec<u8>) -> SyntheticManifest<H> {
+        let mut manifest = SyntheticManifest { sha256, is_first: true };
+        let text = format!(
+            "{{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": {system_identifier},\n\"Files\": ["
+        );
+        manifest.put(&text, out);
+        manifest
+    }
+
+    /// Adds a file that the parent backup has, by its path relative to the data directory, `pg_tblspc/<oid>/…` included.
+    pub fn file(&mut self, path: &[u8], out: &mut Vec<u8>) {
+        let mut text = String::from(if self.is_first { "\n" } else { ",\n" });
+        self.is_first = false;
+        ManifestFile { path: path.to_vec(), size: 0, last_modified: None, checksum: None }.write(&mut text);
+        self.put(&text, out);
+    }
+
+    /// Ends it with the WAL that the parent backup needs, newest timeline first.
+    pub fn finish(mut self, wal_ranges: &[ManifestWalRange], out: &mut Vec<u8>) {
+        let mut text = String::from("\n],\n");
+        write_wal_ranges(wal_ranges, &mut text);
+        self.put(&text, out);
+        out.extend_from_slice(checksum_line(self.sha256.finish()).as_bytes());
+    }
+
+    fn put(&mut self, text: &str, out: &mut Vec<u8>) {
+        self.sha256.update(text.as_bytes());
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+fn write_wal_ranges(ranges: &[ManifestWalRange], text: &mut String) {
+    text.push_str("\"WAL-Ranges\": [");
+    for (index, range) in ranges.iter().enumerate() {
+        text.push_str(if index == 0 { "\n" } else { ",\n" });
+        text.push_str(&format!(
+            "{{ \"Timeline\": {}, \"Start-LSN\": \"{}\", \"End-LSN\": \"{}\" }}",
+            range.timeline, range.start, range.end
+        ));
+    }
+    text.push_str("\n],\n");
+}
+
+/// The last line, which the checksum does not cover.
+fn checksum_line(digest: [u8; 32]) -> String {
+    format!("\"Manifest-Checksum\": \"{}\"}}\n", to_hex(&digest))
 }
 
 /// Why a `backup_manifest` could not be read.
@@ -220,17 +302,10 @@ impl PgManifest {
             text.push_str(if index == 0 { "\n" } else { ",\n" });
             file.write(&mut text);
         }
-        text.push_str("\n],\n\"WAL-Ranges\": [");
-        for (index, range) in self.wal_ranges.iter().enumerate() {
-            text.push_str(if index == 0 { "\n" } else { ",\n" });
-            text.push_str(&format!(
-                "{{ \"Timeline\": {}, \"Start-LSN\": \"{}\", \"End-LSN\": \"{}\" }}",
-                range.timeline, range.start, range.end
-            ));
-        }
         text.push_str("\n],\n");
-        let checksum = to_hex(&sha256(text.as_bytes()));
-        text.push_str(&format!("\"Manifest-Checksum\": \"{checksum}\"}}\n"));
+        write_wal_ranges(&self.wal_ranges, &mut text);
+        let line = checksum_line(sha256(text.as_bytes()));
+        text.push_str(&line);
         text.into_bytes()
     }
 }
@@ -361,6 +436,60 @@ mod tests {
         assert_eq!(PgManifest::parse(&manifest().write(digest), digest).unwrap(), manifest());
         let old = PgManifest { version: 1, system_identifier: None, files: vec![], wal_ranges: vec![] };
         assert_eq!(PgManifest::parse(&old.write(digest), digest).unwrap(), old);
+    }
+
+    #[derive(Default)]
+    struct Gathered(Vec<u8>);
+
+    impl Sha256 for Gathered {
+        fn update(&mut self, bytes: &[u8]) {
+            self.0.extend_from_slice(bytes);
+        }
+
+        fn finish(self) -> [u8; 32] {
+            digest(&self.0)
+        }
+    }
+
+    #[test]
+    fn a_made_up_manifest_is_one_that_can_be_read() {
+        for paths in
+            [vec![], vec![&b"base/5/1"[..], b"pg_tblspc/16400/PG_18_202506291/5/1", b"a \"b\"", b"\xFF"]]
+        {
+            let ranges = manifest().wal_ranges;
+            let (mut sent, mut out) = (Vec::new(), Vec::new());
+            let mut synthetic = SyntheticManifest::begin(u64::MAX, Gathered::default(), &mut out);
+            for path in &paths {
+                synthetic.file(path, &mut out);
+                sent.append(&mut out);
+            }
+            synthetic.finish(&ranges, &mut out);
+            sent.append(&mut out);
+            let file = |path: &&[u8]| ManifestFile {
+                path: path.to_vec(),
+                size: 0,
+                last_modified: None,
+                checksum: None,
+            };
+            let expected = PgManifest {
+                version: 2,
+                system_identifier: Some(u64::MAX),
+                files: paths.iter().map(file).collect(),
+                wal_ranges: ranges,
+            };
+            assert_eq!(PgManifest::parse(&sent, digest).unwrap(), expected);
+            assert_eq!(sent, expected.write(digest));
+        }
+    }
+
+    #[test]
+    fn the_versions_with_stale_visibility_maps() {
+        for version in [130_000, 160_014, 170_000, 170_010, 180_000, 180_004, 180_005] {
+            assert!(has_stale_vm_fault(version), "{version}");
+        }
+        for version in [170_011, 170_012, 180_006, 180_010, 190_000] {
+            assert!(!has_stale_vm_fault(version), "{version}");
+        }
     }
 
     #[test]

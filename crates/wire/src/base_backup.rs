@@ -8,6 +8,7 @@
 use pgkeep_format::{Lsn, TimelineId};
 
 use crate::connection::Connection;
+use crate::copy::CopyIn;
 use crate::error::WireError;
 use crate::message::Fields;
 use crate::query::Rows;
@@ -33,6 +34,9 @@ pub struct BaseBackupOptions {
     pub wal: bool,
     /// Have the server write a `backup_manifest`.
     pub manifest: bool,
+    /// Only blocks that changed since the backup whose manifest was uploaded before over the same connection
+    /// ([`Connection::upload_manifest`]). Servers from 17 with `summarize_wal` on.
+    pub incremental: bool,
 }
 
 impl Default for BaseBackupOptions {
@@ -46,6 +50,7 @@ impl Default for BaseBackupOptions {
             verify_checksums: false,
             wal: false,
             manifest: false,
+            incremental: false,
         }
     }
 }
@@ -116,6 +121,9 @@ impl Connection {
     /// Starts a base backup; returns when the server's checkpoint is done. Needs a replication session.
     pub fn base_backup(&mut self, options: &BaseBackupOptions) -> Result<BaseBackup<'_>, WireError> {
         let major = self.server_major();
+        if options.incremental {
+            self.require_incremental()?;
+        }
         self.start_command(&command(options, major))?;
         let rows = self.result_set("waiting for the checkpoint that begins the backup")?;
         let (start, timeline) = position_of(&rows).inspect_err(|_| self.abandon())?;
@@ -130,6 +138,26 @@ impl Connection {
             manifest: options.manifest,
             position: Position::Between(0),
         })
+    }
+
+    /// Begins to send the manifest of a backup relative to which [`BaseBackupOptions::incremental`] asks for another, over
+    /// this connection. Needs a replication session, and a server from 17 on.
+    ///
+    /// The manifest need not be a server's own: paths, system identifier, WAL ranges and its checksum are all that counts.
+    /// One that the server does not like fails [`CopyIn::finish`].
+    pub fn upload_manifest(&mut self) -> Result<CopyIn<'_>, WireError> {
+        self.require_incremental()?;
+        self.copy_in("UPLOAD_MANIFEST")
+    }
+
+    fn require_incremental(&self) -> Result<(), WireError> {
+        let major = self.server_major();
+        if major >= 17 {
+            return Ok(());
+        }
+        Err(WireError::Unsupported(format!(
+            "PostgreSQL {major} has no incremental base backups (17 and later have)"
+        )))
     }
 
     /// One result set inside a longer answer, up to its CommandComplete.
@@ -180,6 +208,7 @@ fn command(options: &BaseBackupOptions, major: u32) -> String {
         add(!options.wal, "WAIT false".into());
         add(!options.verify_checksums, "VERIFY_CHECKSUMS false".into());
         add(true, format!("MANIFEST '{}'", if options.manifest { "yes" } else { "no" }));
+        add(options.incremental, "INCREMENTAL".into());
         format!("BASE_BACKUP ({})", words.join(", "))
     } else {
         add(options.fast, "FAST".into());
@@ -362,6 +391,8 @@ mod tests {
             command(&options, 17),
             "BASE_BACKUP (LABEL 'it''s', TABLESPACE_MAP, MAX_RATE 64, CHECKPOINT 'fast', WAIT false, VERIFY_CHECKSUMS false, MANIFEST 'no')"
         );
+        let incremental = BaseBackupOptions { incremental: true, ..Default::default() };
+        assert!(command(&incremental, 17).ends_with("MANIFEST 'no', INCREMENTAL)"));
     }
 
     #[test]

@@ -390,6 +390,7 @@ impl Run<'_> {
             verify_checksums: false,
             wal: false,
             manifest: false,
+            incremental: false,
         };
         self.step(Step::Checkpoint, None);
         let handle = connection.cancel_handle();
@@ -627,6 +628,12 @@ fn cut_stream(
             map = Some(text);
             Ok(())
         }
+        // The cutter gives these only where it was told to expect them.
+        StreamItem::Scattered(blocks) => Err(Error::new(
+            ErrorKind::Internal,
+            format!("a part of `{}` was not asked for", blocks.file.path),
+        )
+        .hint("this is a defect of pgkeep: report it")),
     };
     let mut in_archive = false;
     while let Some(event) = stream.next()? {

@@ -3,10 +3,15 @@
 //! The server sends the tablespaces one after the other and the data directory among them; each is a tar stream, parsed as it
 //! comes. `backup_label` and `tablespace_map` become part of the manifest, as with a local source; everything else is a
 //! file. Names from the server are hostile input: `TarReader` refuses what would leave the data directory.
+//!
+//! In an incremental backup (17 and later) the server sends some files as `INCREMENTAL.<name>`, with only those blocks that
+//! changed: these come out as scattered blocks of the file `<name>`. What becomes of the others is for the receiver to
+//! decide.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use pgkeep_format::incremental_file::{IncrementalEvent, IncrementalHeader, IncrementalReader, whole_path};
 use pgkeep_format::relation::RelationFile;
 use pgkeep_format::tar::{TarEntry, TarEntryKind, TarEvent, TarReader};
 
@@ -35,14 +40,63 @@ pub enum StreamItem {
     Label(String),
     /// The `tablespace_map` file.
     TablespaceMap(String),
+    /// Some blocks of a file that is otherwise the parent backup's.
+    Scattered(ScatteredBlocks),
+}
+
+/// A relation file of which the server sent only the blocks that changed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ScatteredFile {
+    /// A number of its own in this backup, from the same row as [`SourceFile::number`].
+    pub number: u64,
+    /// The whole file, relative to the data directory.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Seconds since 1970.
+    pub modified: i64,
+    /// What relation it belongs to.
+    pub relation: RelationFile,
+    /// The least length of the whole file, in blocks: its length now, or the shortest that it had since the parent,
+    /// whichever is more.
+    pub truncation_block_length: u32,
+    /// The length of the whole file, in blocks: more than `truncation_block_length` only if a block beyond it was sent.
+    pub file_blocks: u32,
+    /// How many blocks the server sends.
+    pub sent_blocks: u32,
+}
+
+/// The next blocks of a scattered file; at least one piece for each file, the last one marked.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ScatteredBlocks {
+    /// Which file.
+    pub file: Arc<ScatteredFile>,
+    /// The numbers of the blocks within the file, ascending, also from piece to piece.
+    pub numbers: Vec<u32>,
+    /// Their contents, one after the other; at most [`STRETCH_BYTES`].
+    pub bytes: Vec<u8>,
+    /// Whether these are the last ones.
+    pub is_last: bool,
 }
 
 #[derive(Debug)]
 enum Current {
     None,
+    Scattered(Box<Scattered>),
     File { file: Arc<SourceFile>, offset: u64, buffer: Vec<u8> },
     Text { name: String, bytes: Vec<u8> },
     Ignored,
+}
+
+/// An incremental file while it comes.
+#[derive(Debug)]
+struct Scattered {
+    reader: IncrementalReader,
+    /// Everything but what the header of the file says.
+    file: ScatteredFile,
+    begun: Option<(Arc<ScatteredFile>, std::vec::IntoIter<u32>)>,
+    buffer: Vec<u8>,
+    block_size: usize,
 }
 
 /// Cuts the stream into work.
@@ -56,6 +110,8 @@ pub struct StreamCutter<'a> {
     bundler: Bundler,
     next_number: u64,
     block_size: u32,
+    /// Blocks of a relation's segment; none where the backup is not incremental.
+    incremental: Option<u32>,
 }
 
 impl<'a> StreamCutter<'a> {
@@ -74,7 +130,20 @@ impl<'a> StreamCutter<'a> {
             parent,
             next_number: 0,
             block_size,
+            incremental: None,
         }
+    }
+
+    /// Expects incremental files, of a cluster with segments of that many blocks. Without this a file of such a name is a
+    /// file like any other.
+    #[must_use]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "asked for once the stream source takes incremental backups")
+    )]
+    pub fn expecting_incremental(mut self, relation_segment_blocks: u32) -> StreamCutter {
+        self.incremental = Some(relation_segment_blocks);
+        self
     }
 
     /// A new archive begins: the data directory's, or a tablespace's.
@@ -148,6 +217,10 @@ impl<'a> StreamCutter<'a> {
             TarEntryKind::File => {
                 let number = self.next_number;
                 self.next_number += 1;
+                if let Some(scattered) = self.scattered(&path, number, entry)? {
+                    self.current = Current::Scattered(Box::new(scattered));
+                    return Ok(());
+                }
                 Current::File {
                     file: Arc::new(SourceFile {
                         number,
@@ -172,8 +245,35 @@ impl<'a> StreamCutter<'a> {
         Ok(())
     }
 
+    /// The reader of an incremental file, where this is one.
+    fn scattered(&self, path: &str, number: u64, entry: &TarEntry) -> Result<Option<Scattered>> {
+        let Some((segment_blocks, whole)) = self.incremental.zip(whole_path(path)) else { return Ok(None) };
+        let relation = RelationFile::parse_path(&whole, &self.version_directory).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "the server sent a part of a file that has no blocks")
+                .cause(path)
+                .hint("take a full backup over the stream, or back up locally: `--source local`")
+        })?;
+        Ok(Some(Scattered {
+            reader: IncrementalReader::new(entry.size, self.block_size, segment_blocks),
+            file: ScatteredFile {
+                number,
+                path: whole,
+                mode: entry.mode & 0o7777,
+                modified: entry.mtime,
+                relation,
+                truncation_block_length: 0,
+                file_blocks: 0,
+                sent_blocks: 0,
+            },
+            begun: None,
+            buffer: Vec::new(),
+            block_size: self.block_size as usize,
+        }))
+    }
+
     fn end_entry(&mut self, sink: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
         match std::mem::replace(&mut self.current, Current::None) {
+            Current::Scattered(scattered) => scattered.finish(sink),
             Current::File { file, offset, buffer } => {
                 if !buffer.is_empty() || file.size == 0 {
                     let stretch =
@@ -209,6 +309,7 @@ impl Current {
         sink: &mut dyn FnMut(StreamItem) -> Result<()>,
     ) -> Result<()> {
         match self {
+            Current::Scattered(scattered) => scattered.take(data, sink),
             Current::File { file, offset, buffer } => {
                 while !data.is_empty() {
                     if buffer.capacity() == 0 {
@@ -241,6 +342,56 @@ impl Current {
             }
             Current::None | Current::Ignored => Ok(()),
         }
+    }
+}
+
+impl Scattered {
+    fn take(&mut self, mut data: &[u8], sink: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
+        let largest = STRETCH_BYTES as usize / self.block_size * self.block_size;
+        while let Some(event) = self.reader.next(&mut data).map_err(|error| broken(&error))? {
+            match event {
+                IncrementalEvent::Header(header) => self.begin(header),
+                IncrementalEvent::Data(mut bytes) => {
+                    while !bytes.is_empty() {
+                        // The last piece waits for the end of the file.
+                        if self.buffer.len() == largest {
+                            self.give(false, sink)?;
+                        }
+                        let room = largest - self.buffer.len();
+                        let (now, later) = bytes.split_at(room.min(bytes.len()));
+                        self.buffer.extend_from_slice(now);
+                        bytes = later;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, header: IncrementalHeader) {
+        let file = ScatteredFile {
+            path: self.file.path.clone(),
+            truncation_block_length: header.truncation_block_length,
+            file_blocks: header.file_blocks(),
+            // As many as a segment has at most.
+            sent_blocks: header.blocks.len() as u32,
+            ..self.file
+        };
+        self.begun = Some((Arc::new(file), header.blocks.into_iter()));
+    }
+
+    /// Gives out the blocks that are there; the reader has proved that there are as many as numbers.
+    fn give(&mut self, is_last: bool, sink: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
+        let Some((file, numbers)) = &mut self.begun else { return Ok(()) };
+        let bytes = std::mem::take(&mut self.buffer);
+        let numbers = numbers.take(bytes.len() / self.block_size).collect();
+        sink(StreamItem::Scattered(ScatteredBlocks { file: Arc::clone(file), numbers, bytes, is_last }))
+    }
+
+    fn finish(mut self, sink: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
+        let none = IncrementalReader::new(0, 0, 0);
+        std::mem::replace(&mut self.reader, none).finish().map_err(|error| broken(&error))?;
+        self.give(true, sink)
     }
 }
 
@@ -290,6 +441,7 @@ mod tests {
                 StreamItem::Directory { path, .. } => directories.push(path),
                 StreamItem::Label(text) => label = Some(text),
                 StreamItem::TablespaceMap(_) => {}
+                StreamItem::Scattered(_) => panic!("not asked for"),
             }
             Ok(())
         };
@@ -339,5 +491,110 @@ mod tests {
         cutter.begin_archive(None);
         cutter.feed(&tar[..514], &mut |_| Ok(())).unwrap();
         assert_eq!(cutter.end_archive().unwrap_err().kind, ErrorKind::Corrupt);
+    }
+
+    /// The scattered pieces and the ordinary files of an incremental archive that arrives in pieces of that size.
+    fn cut_incremental(tar: &[u8], piece: usize) -> Result<(Vec<ScatteredBlocks>, Vec<String>)> {
+        let mut cutter = StreamCutter::new("PG_18_202506291".to_owned(), 8192).expecting_incremental(131_072);
+        let (mut pieces, mut files) = (Vec::new(), Vec::new());
+        let mut sink = |item| {
+            match item {
+                StreamItem::Scattered(blocks) => pieces.push(blocks),
+                StreamItem::Work(work) => files.extend(work.stretches.iter().map(|s| s.file.path.clone())),
+                _ => {}
+            }
+            Ok(())
+        };
+        cutter.begin_archive(None);
+        for bytes in tar.chunks(piece) {
+            cutter.feed(bytes, &mut sink)?;
+        }
+        cutter.end_archive()?;
+        cutter.flush(&mut sink)?;
+        Ok((pieces, files))
+    }
+
+    /// An incremental file in which each block is filled with the lowest byte of its number.
+    fn incremental(truncation_block_length: u32, blocks: Vec<u32>) -> Vec<u8> {
+        let header = IncrementalHeader { truncation_block_length, blocks };
+        let mut bytes = header.encode(8192);
+        bytes.extend(header.blocks.iter().flat_map(|block| vec![*block as u8; 8192]));
+        bytes
+    }
+
+    #[test]
+    fn incremental_files_come_as_scattered_blocks() {
+        let many: Vec<u32> = (0..300).map(|n| n * 7).collect();
+        let mut tar = entry("base/5/INCREMENTAL.16384.1", TarEntryKind::File, &incremental(9, vec![3, 11]));
+        tar.extend(entry("base/5/INCREMENTAL.16385", TarEntryKind::File, &incremental(4, vec![])));
+        tar.extend(entry("base/5/16386", TarEntryKind::File, b"x"));
+        tar.extend(entry("base/5/INCREMENTAL.16387", TarEntryKind::File, &incremental(2100, many.clone())));
+        let (whole, files) = cut_incremental(&tar, tar.len()).unwrap();
+        for piece in [1000, 512, 32 << 10] {
+            assert_eq!(
+                cut_incremental(&tar, piece).unwrap(),
+                (whole.iter().map(same).collect(), files.clone())
+            );
+        }
+        assert_eq!(files, ["base/5/16386"]);
+        let shown: Vec<_> = whole
+            .iter()
+            .map(|piece| {
+                (piece.file.path.as_str(), piece.file.file_blocks, piece.numbers.len(), piece.is_last)
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("base/5/16384.1", 12, 2, true),
+                ("base/5/16385", 4, 0, true),
+                ("base/5/16387", 2100, 128, false),
+                ("base/5/16387", 2100, 128, false),
+                ("base/5/16387", 2100, 44, true),
+            ]
+        );
+        assert_eq!(whole[0].file.relation.segment, 1);
+        assert_eq!((whole[0].file.truncation_block_length, whole[0].file.sent_blocks), (9, 2));
+        let numbers: Vec<u32> = whole[2..].iter().flat_map(|piece| piece.numbers.clone()).collect();
+        assert_eq!(numbers, many);
+        for piece in &whole {
+            let pages = piece.bytes.chunks(8192);
+            assert_eq!(pages.len(), piece.numbers.len());
+            assert!(
+                pages
+                    .zip(&piece.numbers)
+                    .all(|(page, number)| page.iter().all(|byte| *byte == *number as u8))
+            );
+        }
+    }
+
+    fn same(piece: &ScatteredBlocks) -> ScatteredBlocks {
+        ScatteredBlocks {
+            file: Arc::clone(&piece.file),
+            numbers: piece.numbers.clone(),
+            bytes: piece.bytes.clone(),
+            is_last: piece.is_last,
+        }
+    }
+
+    #[test]
+    fn damaged_incremental_files_are_refused() {
+        let good = incremental(9, vec![3, 11]);
+        for (name, bytes) in [
+            ("base/5/INCREMENTAL.16384", &good[..good.len() - 1]),
+            ("base/5/INCREMENTAL.16384", b"rubbish which is long enough"),
+            ("base/5/INCREMENTAL.16384", b""),
+            ("base/5/INCREMENTAL.PG_VERSION", &good),
+            ("INCREMENTAL.16384", &good),
+        ] {
+            let tar = entry(name, TarEntryKind::File, bytes);
+            assert_eq!(cut_incremental(&tar, 700).unwrap_err().kind, ErrorKind::Corrupt, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_such_a_name_is_an_ordinary_one_in_a_full_backup() {
+        let tar = entry("base/5/INCREMENTAL.16384", TarEntryKind::File, &incremental(9, vec![3]));
+        assert_eq!(cut(&tar, tar.len(), None).0[0].0, "base/5/INCREMENTAL.16384");
     }
 }

@@ -1,16 +1,19 @@
 //! Which blocks of a cluster may differ from those of a parent backup, so that all others need not be read.
 //!
 //! A *producer* finds out what changed between the start of the parent and the start of the new backup: from the WAL
-//! summaries of the archive ([`from_wal`]), or from a server that keeps such summaries itself. A producer
-//! answers [`NotUsable`] wherever it does not *know*; then every file is read and compared. There is no third answer: a
+//! summaries of the archive ([`from_wal`]), or from a server that keeps such summaries itself. A producer answers [`NotUsable`] wherever it does not *know*; then every file is read and compared. There is no third answer: a
 //! block too many costs a read, a block too few is a backup with wrong contents.
 //!
 //! [`ChangedBlocks::of_file`] decides for one file. Only main forks of relations are ever read in part. Visibility maps
 //! are not: before PostgreSQL 17.11 and 18.6 their bits are cleared without a block reference in WAL. Free space maps
 //! are only partly logged, and all other files are not logged by blocks at all.
 //!
-//! Why this is safe is written down in `docs/design/0008-changed-blocks-from-wal.md`.
-
+//! Servers from 17 on can also send an incremental backup themselves ([`upload_parent`]). There the server decides what it
+//! sends, and [`LimitBlocks`] tells what the blocks are that it does not send.
+//!
+//! Why this is safe is written down in `docs/design/0008-changed-blocks-from-wal.md` and
+//! `docs/design/0009-changed-blocks-from-the-server.md`.
+mod from_server;
 mod from_wal;
 mod local_wal;
 mod not_usable;
@@ -19,6 +22,7 @@ use pgkeep_format::wal::BlockSummary;
 use pgkeep_format::{Fork, Lsn, RelationFile};
 use pgkeep_repo::ManifestHeader;
 
+pub use from_server::{LimitBlocks, ParentFile, check_server, limit_blocks, upload_parent};
 pub use from_wal::{WalRequest, from_wal};
 pub use not_usable::{ClusterShape, NotUsable, comparable};
 

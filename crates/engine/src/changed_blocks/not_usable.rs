@@ -116,6 +116,29 @@ pub enum NotUsable {
         /// Its name.
         segment: String,
     },
+    /// The server cannot make incremental backups.
+    #[error("PostgreSQL {major} keeps no WAL summaries of its own (17 and later do)")]
+    ServerTooOld {
+        /// Its major version.
+        major: u32,
+    },
+    /// The server could, and is told not to.
+    #[error("`summarize_wal` is off on the server")]
+    SummarizerOff,
+    /// The role may not look at the server's summaries.
+    #[error("the role may not read the server's WAL summaries: {what}")]
+    NotAllowed {
+        /// What the server said.
+        what: String,
+    },
+    /// The server has removed summaries, or never made them.
+    #[error("the server's WAL summaries do not cover timeline {timeline} from {from} on")]
+    ServerSummaryGap {
+        /// On which timeline.
+        timeline: TimelineId,
+        /// From where on there is none.
+        from: Lsn,
+    },
     /// Changes were not logged.
     #[error("`wal_level` was `minimal` in segment {segment}: not every change is in WAL")]
     WalLevelMinimal {
