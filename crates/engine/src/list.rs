@@ -241,7 +241,8 @@ pub(crate) fn find_backup(
     choose(ids.collect(), id, stanza.name().as_str())
 }
 
-fn choose(mut ids: Vec<BackupId>, id: &str, stanza: &str) -> Result<BackupId> {
+/// The one of `ids` that the user means.
+pub(crate) fn choose(mut ids: Vec<BackupId>, id: &str, stanza: &str) -> Result<BackupId> {
     ids.sort();
     let Some(newest) = ids.last() else {
         return Err(Error::new(
@@ -427,7 +428,8 @@ impl RecordContents {
     }
 }
 
-fn extent(header: &ManifestHeader, index: &ArchiveIndex) -> BackupExtent {
+/// What is needed of a manifest to say what can be recovered from it.
+pub(crate) fn extent(header: &ManifestHeader, index: &ArchiveIndex) -> BackupExtent {
     let size = index.segment_size();
     BackupExtent {
         id: header.id.to_string(),

@@ -148,14 +148,6 @@ pub enum RepoError {
         /// `which is not there any more`, or who removes it.
         why: String,
     },
-    /// The backup is held: somebody wants it kept.
-    #[error("backup {id} is held: {reason}")]
-    Held {
-        /// The backup.
-        id: BackupId,
-        /// Why, as its holder said.
-        reason: String,
-    },
     /// The backup cannot be held any more: its removal has begun.
     #[error("backup {id} is being removed")]
     BeingRemoved {

@@ -20,6 +20,8 @@ mod wal_wait;
 mod work;
 mod worker;
 
+pub(crate) use run::{host_name, written_by};
+
 pub use request::{
     BackupReport, BackupRequest, BadPages, Checkpoint, SourceChoice, SourceKind, WalChoice, WalMode,
 };

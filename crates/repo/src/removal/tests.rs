@@ -440,7 +440,7 @@ struct Remover {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
     fn no_interleaving_loses_a_pack_that_a_listed_backup_needs(
