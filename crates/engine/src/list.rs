@@ -4,7 +4,7 @@
 //! A backup that cannot be read, or whose WAL is missing, is listed with the reason: it must not be taken for one
 //! that never was. `show` reads the whole manifest of its backup, so that damage in the list of files is noticed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use pgkeep_format::{Lsn, TimelineId, WalFileName, WalSegmentName};
@@ -48,6 +48,10 @@ pub struct BackupSummary {
     pub size_bytes: u64,
     /// Bytes that it added to the repository.
     pub stored_bytes: u64,
+    /// Bytes of the packs that no other backup needs: what removing it would free.
+    pub unique_bytes: u64,
+    /// Whether it is held.
+    pub held: bool,
     /// Whether it can be restored: all of its WAL is there and its manifest is sound.
     pub restorable: bool,
     /// Why not.
@@ -173,7 +177,38 @@ pub(crate) fn list_stanza(stanza: &Stanza) -> Result<ListReport> {
     report.backups.extend(listings.iter().filter_map(unreadable));
     // Ids begin with a number that grows.
     report.backups.sort_by(|a, b| a.id.cmp(&b.id));
+    let shares = Shares::load(stanza, &listings)?;
+    report.backups.iter_mut().for_each(|summary| shares.fill(summary));
     Ok(report)
+}
+
+/// What each backup has for itself, and which are held. From the lists of packs in the manifests alone.
+struct Shares {
+    unique_bytes: BTreeMap<String, u64>,
+    held: BTreeSet<String>,
+}
+
+impl Shares {
+    fn load(stanza: &Stanza, listings: &[BackupListing]) -> Result<Shares> {
+        let headers = || listings.iter().filter_map(|listing| Some((listing.id, listing.header.as_ref().ok()?)));
+        let mut users: BTreeMap<(BackupId, u32), u32> = BTreeMap::new();
+        for pack in headers().flat_map(|(_, header)| &header.packs) {
+            *users.entry((pack.backup, pack.number)).or_default() += 1;
+        }
+        let unique = |header: &ManifestHeader| {
+            let own = header.packs.iter().filter(|pack| users.get(&(pack.backup, pack.number)) == Some(&1));
+            own.map(|pack| pack.size).sum()
+        };
+        Ok(Shares {
+            unique_bytes: headers().map(|(id, header)| (id.to_string(), unique(header))).collect(),
+            held: stanza.holds()?.keys().map(BackupId::to_string).collect(),
+        })
+    }
+
+    fn fill(&self, summary: &mut BackupSummary) {
+        summary.unique_bytes = self.unique_bytes.get(&summary.id).copied().unwrap_or(0);
+        summary.held = self.held.contains(&summary.id);
+    }
 }
 
 /// Shows one backup; `id` may be any unambiguous beginning, or `latest`.
@@ -201,8 +236,10 @@ fn show_backup(location: &Location, id: &str) -> Result<ShowReport> {
     let contents = RecordContents { archive, index, headers: vec![header.clone()] };
     let missing = missing_for(&contents.index, &extent(&header, &contents.index));
     let bad_pages = bad_pages_of(&header);
+    let mut summary = contents.summary(&header);
+    Shares::load(&stanza, &listings)?.fill(&mut summary);
     Ok(ShowReport {
-        summary: contents.summary(&header),
+        summary,
         stanza: location.stanza.clone(),
         system_identifier: header.system_identifier,
         server_version: header.server_version_num,
@@ -303,6 +340,8 @@ fn unreadable(listing: &BackupListing) -> Option<BackupSummary> {
         timeline: TimelineId::FIRST,
         size_bytes: 0,
         stored_bytes: 0,
+        unique_bytes: 0,
+        held: false,
         restorable: false,
         problem: Some(match error {
             RepoError::Corrupt { .. } | RepoError::NewerFormat { .. } => error.to_string(),
@@ -358,6 +397,8 @@ impl RecordContents {
             timeline: header.timeline,
             size_bytes: header.totals.size_bytes,
             stored_bytes: header.totals.stored_bytes,
+            unique_bytes: 0,
+            held: false,
             restorable: problem.is_none(),
             problem,
         }

@@ -207,6 +207,8 @@ fn words(step: Step) -> &'static str {
         Step::Prove => "proving the target",
         Step::Write => "writing files",
         Step::Sync => "making the files durable",
+        Step::Grace => "waiting, so that others see what is to go",
+        Step::Remove => "removing what no rule keeps",
     }
 }
 
