@@ -112,3 +112,81 @@ pub(crate) fn hold(report: &HoldReport) -> String {
         (false, _) => format!("backup {} is not held any more\n", report.backup),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pgkeep_engine::TimelineId;
+    use pgkeep_engine::expire::{BackupDecision, SparsePacks, UnlistedPacks};
+
+    use super::*;
+
+    fn backup(number: u32, keep: bool, rules: &[&str]) -> BackupDecision {
+        BackupDecision {
+            id: format!("00000{number}-2026112{number}T091200Z"),
+            finished: format!("2026-11-2{number}T09:12:33Z"),
+            keep,
+            rules: rules.iter().map(|rule| (*rule).to_owned()).collect(),
+            keeps_later_wal: keep,
+            held: false,
+            restorable: true,
+        }
+    }
+
+    fn wal(record: u32, first: &str, last: &str, segments: u64, keep: bool, rule: &str) -> WalDecision {
+        WalDecision {
+            record,
+            system_identifier: 7_412_345_678_901_234_560 + u64::from(record),
+            timeline: TimelineId::FIRST,
+            first: first.to_owned(),
+            last: last.to_owned(),
+            segments,
+            keep,
+            rule: rule.to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_decision_is_shown_with_its_rule() {
+        let mut report = ExpireReport {
+            stanza: "main".into(),
+            dry_run: true,
+            backups: vec![
+                backup(1, true, &["held: audit"]),
+                backup(2, false, &["no rule keeps it"]),
+                backup(3, true, &["count: number 1 of the newest 1", "daily: the last of 2026-11-23"]),
+            ],
+            wal: vec![
+                wal(1, "000000010000000000000001", "000000010000000000000004", 4, false, "no kept backup can use it"),
+                wal(2, "000000010000000000000005", "000000010000000000000005", 1, true, "every moment after backup 3"),
+            ],
+            unlisted_packs: vec![UnlistedPacks {
+                backup: "000004-20261124T091200Z".into(),
+                packs: 1,
+                bytes: 1 << 20,
+                keep: true,
+                reason: "the backup may be running".into(),
+            }],
+            sparse_packs: SparsePacks {
+                packs: 2,
+                bytes: 512 << 20,
+                live_bytes: 3 << 20,
+                reason: "less than 25 % of each is needed; they stay, for only a backup rewrites what it needs".into(),
+            },
+            removed_backups: 1,
+            removed_packs: 3,
+            removed_wal_files: 4,
+            freed_bytes: 600 << 20,
+            waiting_bytes: 0,
+            waiting_for: vec!["process 7 on `db2`".into()],
+            notes: vec![],
+        };
+        insta::assert_snapshot!(expire(&report));
+        report.dry_run = false;
+        report.waiting_bytes = 5 << 20;
+        report.wal.clear();
+        report.unlisted_packs.clear();
+        report.sparse_packs = SparsePacks::default();
+        report.notes.push("what a running backup may need goes with the next `pgkeep expire`".into());
+        insta::assert_snapshot!(expire(&report));
+    }
+}
