@@ -10,10 +10,10 @@ use jiff::Timestamp;
 use pgkeep_format::{Lsn, TimelineId, WalFileName, WalSegmentName};
 use pgkeep_repo::{
     BackupId, BackupKind, BackupListing, ClusterRecord, ManifestHeader, RepoError, Stanza, WalArchive,
-    WalMode as StoredWalMode,
+    WalMode as StoredWalMode, WalRange,
 };
 
-use crate::archive_index::ArchiveIndex;
+use crate::archive_index::{ArchiveIndex, MissingRun};
 use crate::backup::{BadPages, SourceKind, WalMode};
 use crate::recovery_window::{BackupExtent, RecoveryWindow, is_harmful, missing_for, windows};
 use crate::wal::push::newest_record;
@@ -92,6 +92,8 @@ pub struct Gap {
     pub to_lsn: Lsn,
     /// Whether a backup or window needs it (as opposed to lying before the first backup).
     pub harmful: bool,
+    /// Whether `expire` removed it: its absence is meant.
+    pub expired: bool,
 }
 
 /// What a stanza holds.
@@ -168,11 +170,12 @@ pub(crate) fn list_stanza(stanza: &Stanza) -> Result<ListReport> {
         windows: Vec::new(),
         gaps: Vec::new(),
     };
+    let expired = stanza.removed_wal()?;
     for record in stanza.records() {
         let contents = RecordContents::load(stanza, record, &listings)?;
         report.backups.extend(contents.headers.iter().map(|header| contents.summary(header)));
         report.windows.extend(contents.windows());
-        report.gaps.extend(contents.gaps());
+        report.gaps.extend(contents.gaps(&expired));
     }
     report.backups.extend(listings.iter().filter_map(unreadable));
     // Ids begin with a number that grows.
@@ -190,7 +193,8 @@ struct Shares {
 
 impl Shares {
     fn load(stanza: &Stanza, listings: &[BackupListing]) -> Result<Shares> {
-        let headers = || listings.iter().filter_map(|listing| Some((listing.id, listing.header.as_ref().ok()?)));
+        let headers =
+            || listings.iter().filter_map(|listing| Some((listing.id, listing.header.as_ref().ok()?)));
         let mut users: BTreeMap<(BackupId, u32), u32> = BTreeMap::new();
         for pack in headers().flat_map(|(_, header)| &header.packs) {
             *users.entry((pack.backup, pack.number)).or_default() += 1;
@@ -233,7 +237,7 @@ fn show_backup(location: &Location, id: &str) -> Result<ShowReport> {
         })?;
     let archive = stanza.wal(record);
     let index = ArchiveIndex::load(&archive)?;
-    let contents = RecordContents { archive, index, headers: vec![header.clone()] };
+    let contents = RecordContents { record: record.sequence, archive, index, headers: vec![header.clone()] };
     let missing = missing_for(&contents.index, &extent(&header, &contents.index));
     let bad_pages = bad_pages_of(&header);
     let mut summary = contents.summary(&header);
@@ -352,6 +356,7 @@ fn unreadable(listing: &BackupListing) -> Option<BackupSummary> {
 
 /// What the stanza holds of one cluster.
 struct RecordContents {
+    record: u32,
     archive: WalArchive,
     index: ArchiveIndex,
     // In the order of their ends.
@@ -368,7 +373,7 @@ impl RecordContents {
             .cloned()
             .collect();
         headers.sort_by_key(|header| (header.stop_time, header.id));
-        Ok(RecordContents { index: ArchiveIndex::load(&archive)?, archive, headers })
+        Ok(RecordContents { record: record.sequence, index: ArchiveIndex::load(&archive)?, archive, headers })
     }
 
     fn extents(&self) -> Vec<BackupExtent> {
@@ -447,13 +452,14 @@ impl RecordContents {
         None
     }
 
-    fn gaps(&self) -> Vec<Gap> {
+    fn gaps(&self, expired: &[WalRange]) -> Vec<Gap> {
         let size = self.index.segment_size();
         let extents = self.extents();
         self.index
             .gaps()
             .iter()
             .map(|gap| {
+                let expired = is_covered(gap, self.record, expired);
                 let name = |number| WalSegmentName { timeline: gap.timeline, number }.file_name(size);
                 Gap {
                     timeline: gap.timeline,
@@ -462,11 +468,26 @@ impl RecordContents {
                     segments: gap.segments(),
                     from_lsn: size.start_of(gap.first),
                     to_lsn: size.end_of(gap.last),
-                    harmful: is_harmful(&self.index, gap, &extents),
+                    harmful: !expired && is_harmful(&self.index, gap, &extents),
+                    expired,
                 }
             })
             .collect()
     }
+}
+
+/// Whether `ranges` hold every segment of the gap.
+fn is_covered(gap: &MissingRun, record: u32, ranges: &[WalRange]) -> bool {
+    let mut own: Vec<&WalRange> =
+        ranges.iter().filter(|range| range.record == record && range.timeline == gap.timeline).collect();
+    own.sort();
+    let mut next = gap.first;
+    for range in own {
+        if range.first <= next && range.last >= next {
+            next = range.last.next();
+        }
+    }
+    next > gap.last
 }
 
 /// What is needed of a manifest to say what can be recovered from it.

@@ -78,7 +78,8 @@ fn what_is_kept_restores_to_every_moment_and_a_policy_works_after_a_backup() {
     let mut backups = Vec::new();
     let mut digests = Vec::new();
     for number in 0..4 {
-        primary.sql(&format!("CREATE TABLE t{number} AS SELECT i, md5(i::text) FROM generate_series(1, 500) i"));
+        primary
+            .sql(&format!("CREATE TABLE t{number} AS SELECT i, md5(i::text) FROM generate_series(1, 500) i"));
         backups.push(site.backup(&primary, &[])["id"].as_str().unwrap().to_owned());
         primary.sql(&format!("INSERT INTO t{number} VALUES (0, 'later')"));
         primary.sql(&format!("SELECT pg_create_restore_point('point{number}')"));
@@ -95,7 +96,10 @@ fn what_is_kept_restores_to_every_moment_and_a_policy_works_after_a_backup() {
     assert_eq!(keeps, [true, false, true, true]);
 
     let report = site.run(&["expire", "--keep-count", "2", "--grace", "0s"]);
-    assert_eq!((&report["removed_backups"], &report["removed_packs"]), (&dry["removed_backups"], &dry["removed_packs"]));
+    assert_eq!(
+        (&report["removed_backups"], &report["removed_packs"]),
+        (&dry["removed_backups"], &dry["removed_packs"])
+    );
     assert_eq!(report["removed_wal_files"], dry["removed_wal_files"]);
     assert!(report["freed_bytes"].as_u64().unwrap() > 100_000);
     assert!(files(&wal).len() < before.1);
@@ -103,6 +107,10 @@ fn what_is_kept_restores_to_every_moment_and_a_policy_works_after_a_backup() {
     prove_listed(&site.location());
     let again = site.run(&["expire", "--keep-count", "2", "--grace", "0s"]);
     assert_eq!((&again["removed_backups"], &again["removed_wal_files"]), (&0.into(), &0.into()));
+
+    // The gap behind the held one is meant, and told from a loss.
+    let listed = list(&site.location()).unwrap();
+    assert!(!listed.gaps.is_empty() && listed.gaps.iter().all(|gap| gap.expired && !gap.harmful));
 
     // The held one as it was at its end; the others to moments after them.
     let restore = |backup: &str, target| {
@@ -134,6 +142,10 @@ fn what_is_kept_restores_to_every_moment_and_a_policy_works_after_a_backup() {
         assert!(output.status.success(), "{}", said(&output));
         serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
     };
+    let listed = list(&site.location()).unwrap();
+    assert!(listed.gaps.is_empty(), "{:?}", listed.gaps);
+    let left = fs::read_dir(site.repository().join("main/expire")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "notes are forgotten when there is nothing before the gap");
     assert!(with_policy(&["--no-expire"])["expire"].is_null());
     assert_eq!(ids(&site.location()).len(), 3);
     let report = with_policy(&[]);

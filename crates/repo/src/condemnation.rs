@@ -229,8 +229,7 @@ impl Stanza {
             numbers.entry(pack.backup).or_default().insert(pack.number);
         }
         for (backup, numbers) in numbers {
-            let names =
-                self.repository().store().list_names(&format!("{}/backup/{backup}", self.name()))?;
+            let names = self.repository().store().list_names(&format!("{}/backup/{backup}", self.name()))?;
             let present: BTreeSet<u32> = names.iter().filter_map(|name| key::parse_pack(name)).collect();
             if let Some(lost) = numbers.difference(&present).next() {
                 return Err(gone(id, key::pack(self.name(), backup, *lost)));

@@ -122,6 +122,22 @@ pub(crate) fn parse_condemned(name: &str) -> Option<&str> {
     name.strip_prefix("condemned-")?.strip_suffix(".json")
 }
 
+/// WAL that was removed on purpose from between other WAL; the numbers of segments are hexadecimal.
+pub(crate) fn removed_wal(stanza: &StanzaName, record: u32, timeline: u32, segments: [u64; 2]) -> String {
+    let [first, last] = segments;
+    format!("{stanza}/expire/wal-{record:06}-{timeline:08X}-{first:016X}-{last:016X}.json")
+}
+
+/// Record, timeline and segments in the last part of a key made by [`removed_wal`].
+pub(crate) fn parse_removed_wal(name: &str) -> Option<(u32, u32, [u64; 2])> {
+    let mut parts = name.strip_prefix("wal-")?.strip_suffix(".json")?.split('-');
+    let record = parse_number(parts.next()?, 6)?;
+    let timeline = u32::from_str_radix(parts.next().filter(|part| part.len() == 8)?, 16).ok()?;
+    let mut number = || u64::from_str_radix(parts.next().filter(|part| part.len() == 16)?, 16).ok();
+    let segments = [number()?, number()?];
+    (parts.next().is_none() && segments[0] <= segments[1]).then_some((record, timeline, segments))
+}
+
 pub(crate) fn hold(stanza: &StanzaName, id: BackupId, random: &str) -> String {
     format!("{stanza}/hold/{id}-{random}.json")
 }

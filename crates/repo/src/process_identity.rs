@@ -31,8 +31,7 @@ impl ProcessIdentity {
 
     /// Whether the process has certainly ended. `false` also means "cannot tell".
     pub(crate) fn is_certainly_gone(&self) -> bool {
-        let is_here =
-            boot().as_ref() == Some(&self.boot) && namespace().as_ref() == Some(&self.namespace);
+        let is_here = boot().as_ref() == Some(&self.boot) && namespace().as_ref() == Some(&self.namespace);
         // The number comes from storage; `from_raw` panics at a negative one.
         if !is_here || self.pid <= 0 {
             return false;

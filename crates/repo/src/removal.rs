@@ -15,9 +15,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use pgkeep_format::WalFileName;
+use pgkeep_format::{SegmentNumber, TimelineId, WalFileName};
 
-use crate::condemnation::{self, Condemned, Found, PackName};
+use crate::condemnation::{self, Condemned, Found, PackName, WalRange};
 use crate::error::Result;
 use crate::hold::Hold;
 use crate::lease::{self, Lease, LeaseInfo};
@@ -261,7 +261,12 @@ impl Stanza {
     ///
     /// # Errors
     /// When the storage fails.
-    pub fn give_up_older(&self, inventory: &Inventory, before: Timestamp, now: Timestamp) -> Result<Vec<Lease>> {
+    pub fn give_up_older(
+        &self,
+        inventory: &Inventory,
+        before: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Lease>> {
         let running = inventory.running().into_iter();
         // Of a lease that cannot be understood the age is not known.
         let is_old = |lease: &&Lease| lease.info.is_some() && lease.claimed < before;
@@ -318,6 +323,40 @@ impl Stanza {
         store.delete(&key::lease_end(self.name(), epoch))
     }
 
+    /// Notes that this WAL is removed on purpose, so that its absence between other WAL is not taken for a loss.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn note_removed_wal(&self, range: &WalRange) -> Result<()> {
+        self.repository().store().put_new(&self.removed_wal_key(range), b"{}".to_vec()).map(drop)
+    }
+
+    /// The WAL that was noted as removed on purpose.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn removed_wal(&self) -> Result<Vec<WalRange>> {
+        let names = self.repository().store().list_names(&format!("{}/expire", self.name()))?;
+        let range = |name: &String| {
+            let (record, timeline, [first, last]) = key::parse_removed_wal(name)?;
+            let timeline = TimelineId::new(timeline)?;
+            Some(WalRange { record, timeline, first: SegmentNumber(first), last: SegmentNumber(last) })
+        };
+        Ok(names.iter().filter_map(range).collect())
+    }
+
+    /// Forgets a note, when there is nothing before that WAL any more.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn forget_removed_wal(&self, range: &WalRange) -> Result<()> {
+        self.repository().store().delete(&self.removed_wal_key(range))
+    }
+
+    fn removed_wal_key(&self, range: &WalRange) -> String {
+        key::removed_wal(self.name(), range.record, range.timeline.get(), [range.first.0, range.last.0])
+    }
+
     /// Says that a removal stopped, finished or not, so that others need not wait for it.
     pub fn end_removal(&self, removal: &Removal) {
         removal.epochs.iter().for_each(|epoch| lease::end(self, *epoch));
@@ -351,11 +390,8 @@ impl Removal {
         let own_boundary = self.epochs[1];
         let waited_for: Vec<&Lease> =
             now.running().into_iter().filter(|lease| lease.epoch < own_boundary).collect();
-        let boundaries: Vec<(&Found, u32)> = now
-            .condemned
-            .iter()
-            .filter_map(|found| Some((found, found.boundary(&now.leases)?)))
-            .collect();
+        let boundaries: Vec<(&Found, u32)> =
+            now.condemned.iter().filter_map(|found| Some((found, found.boundary(&now.leases)?))).collect();
         let may_go = |pack: PackName| {
             // An earlier list has kept younger writers from the pack for longer, if nothing listed it since.
             let earlier = boundaries.iter().filter(|(found, _)| {
@@ -410,8 +446,7 @@ impl Removal {
         with_packs: &BTreeSet<BackupId>,
     ) -> (Vec<RemovalStep>, Vec<BackupId>) {
         let open: BTreeSet<u32> = now.running().iter().map(|lease| lease.epoch).collect();
-        let has_manifest =
-            |id: &BackupId| now.backups.contains_key(id) || now.unreadable.contains_key(id);
+        let has_manifest = |id: &BackupId| now.backups.contains_key(id) || now.unreadable.contains_key(id);
         let is_dead =
             |id: &BackupId| (!has_manifest(id) || doomed.contains(id)) && !open.contains(&id.epoch());
         let steps = now
@@ -454,9 +489,10 @@ impl Removal {
             let has_stopped = found.owners(&now.leases).all(|lease| lease.is_over);
             // Somebody else may rely on the list to keep young writers from a pack that is still there.
             let is_done = found.condemned.as_ref().is_none_or(|condemned| {
-                condemned.packs.iter().all(|pack| {
-                    gone.contains(pack) || !stored.contains(pack) || listed.contains(pack)
-                })
+                condemned
+                    .packs
+                    .iter()
+                    .all(|pack| gone.contains(pack) || !stored.contains(pack) || listed.contains(pack))
             });
             if found.name == self.name || (has_stopped && is_done) {
                 steps.push(RemovalStep::Condemnation(found.name.clone()));

@@ -29,9 +29,9 @@ pub(super) fn after_backup(
     cancel: &Cancel,
 ) -> Option<Result<ExpireReport>> {
     let policy = context.settings().retention.policy;
-    policy.is_configured().then(|| {
-        run(&request(context, ExpireChoice::Policy(policy), false)?, observer, cancel)
-    })
+    policy
+        .is_configured()
+        .then(|| run(&request(context, ExpireChoice::Policy(policy), false)?, observer, cancel))
 }
 
 fn request(context: &Context, choice: ExpireChoice, dry_run: bool) -> Result<ExpireRequest> {

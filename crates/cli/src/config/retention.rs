@@ -58,7 +58,9 @@ fn wal(given: &Given) -> Result<WalRetention> {
         return Ok(WalRetention::Count(count));
     }
     match parse_span(text).filter(|seconds| (1..=MAX_SPAN).contains(seconds)) {
-        Some(seconds) if text.ends_with(|c: char| c.is_ascii_alphabetic()) => Ok(WalRetention::Window(seconds)),
+        Some(seconds) if text.ends_with(|c: char| c.is_ascii_alphabetic()) => {
+            Ok(WalRetention::Window(seconds))
+        }
         _ => Err(invalid(given, "expected `all`, a number of backups from 1, or a time such as `14d`")),
     }
 }
@@ -95,9 +97,14 @@ mod tests {
 
     #[test]
     fn spans_have_units_and_bounds() {
-        for (text, seconds) in
-            [("90", 90), ("90s", 90), ("15min", 900), ("36h", 129_600), ("30d", 2_592_000), ("8 w", 4_838_400)]
-        {
+        for (text, seconds) in [
+            ("90", 90),
+            ("90s", 90),
+            ("15min", 900),
+            ("36h", 129_600),
+            ("30d", 2_592_000),
+            ("8 w", 4_838_400),
+        ] {
             assert_eq!(span(&given(text), 1).unwrap(), seconds, "{text}");
         }
         assert_eq!(span(&given("0s"), 0).unwrap(), 0);

@@ -32,7 +32,7 @@ pub(crate) fn expire(report: &ExpireReport) -> String {
         }
     }
     for packs in &report.unlisted_packs {
-        let what = if packs.keep { "stay" } else { "go" };
+        let what = verb(packs.keep, packs.packs);
         text.push_str(&format!(
             "\n{} ({}) of backup {} {what}: {}\n",
             count(packs.packs, "pack"),
@@ -66,11 +66,12 @@ fn summary(report: &ExpireReport) -> String {
         size(report.freed_bytes),
         count(report.removed_wal_files, "WAL file"),
     );
-    let mut text = match (report.dry_run, report.removed_backups + report.removed_packs + report.removed_wal_files) {
-        (_, 0) => "nothing goes".to_owned(),
-        (true, _) => format!("would go: {what}"),
-        (false, _) => format!("removed: {what}"),
-    };
+    let mut text =
+        match (report.dry_run, report.removed_backups + report.removed_packs + report.removed_wal_files) {
+            (_, 0) => "nothing goes".to_owned(),
+            (true, _) => format!("would go: {what}"),
+            (false, _) => format!("removed: {what}"),
+        };
     if !report.waiting_for.is_empty() {
         let waiting = if report.waiting_bytes > 0 {
             format!("{} of packs and their WAL wait", size(report.waiting_bytes))
@@ -88,15 +89,19 @@ fn wal_words(range: &WalDecision, with_record: bool) -> String {
     } else {
         format!("{} from {} to {}", count(range.segments, "segment"), range.first, range.last)
     };
-    let cluster = if with_record { format!(" of cluster {}", range.system_identifier) } else { String::new() };
-    let what = if range.segments == 1 {
-        if range.keep { "stays" } else { "goes" }
-    } else if range.keep {
-        "stay"
-    } else {
-        "go"
-    };
+    let cluster =
+        if with_record { format!(" of cluster {}", range.system_identifier) } else { String::new() };
+    let what = verb(range.keep, range.segments);
     format!("{segments} on timeline {}{cluster} {what}: {}", range.timeline, range.rule)
+}
+
+fn verb(keep: bool, number: u64) -> &'static str {
+    match (keep, number) {
+        (true, 1) => "stays",
+        (false, 1) => "goes",
+        (true, _) => "stay",
+        (false, _) => "go",
+    }
 }
 
 /// The table's lines, without blanks at their ends.
@@ -156,8 +161,22 @@ mod tests {
                 backup(3, true, &["count: number 1 of the newest 1", "daily: the last of 2026-11-23"]),
             ],
             wal: vec![
-                wal(1, "000000010000000000000001", "000000010000000000000004", 4, false, "no kept backup can use it"),
-                wal(2, "000000010000000000000005", "000000010000000000000005", 1, true, "every moment after backup 3"),
+                wal(
+                    1,
+                    "000000010000000000000001",
+                    "000000010000000000000004",
+                    4,
+                    false,
+                    "no kept backup can use it",
+                ),
+                wal(
+                    2,
+                    "000000010000000000000005",
+                    "000000010000000000000005",
+                    1,
+                    true,
+                    "every moment after backup 3",
+                ),
             ],
             unlisted_packs: vec![UnlistedPacks {
                 backup: "000004-20261124T091200Z".into(),
@@ -170,7 +189,9 @@ mod tests {
                 packs: 2,
                 bytes: 512 << 20,
                 live_bytes: 3 << 20,
-                reason: "less than 25 % of each is needed; they stay, for only a backup rewrites what it needs".into(),
+                reason:
+                    "less than 25 % of each is needed; they stay, for only a backup rewrites what it needs"
+                        .into(),
             },
             removed_backups: 1,
             removed_packs: 3,

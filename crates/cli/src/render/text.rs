@@ -199,7 +199,9 @@ pub(crate) fn list(report: &ListReport) -> String {
 fn backup_table(backups: &[BackupSummary]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["backup", "type", "finished", "timeline", "stop LSN", "cluster", "stored", "unique", "state"]);
+    table.set_header([
+        "backup", "type", "finished", "timeline", "stop LSN", "cluster", "stored", "unique", "state",
+    ]);
     for backup in backups {
         table.add_row([
             backup.id.clone(),
@@ -263,7 +265,9 @@ fn gap_words(gap: &Gap) -> String {
     } else {
         format!("{} from {} to {}", count(gap.segments, "segment"), gap.first_missing, gap.last_missing)
     };
-    let harm = if gap.harmful {
+    let harm = if gap.expired {
+        "`expire` removed it"
+    } else if gap.harmful {
         "no moment after it can be reached from a backup before it"
     } else {
         "no backup needs it"

@@ -52,6 +52,7 @@ fn a_list_shows_backups_windows_and_gaps_in_words() {
         from_lsn: Lsn(0x900_0000),
         to_lsn: Lsn(0xC00_0000),
         harmful,
+        expired: false,
     };
     let report = ListReport {
         stanza: "main".into(),

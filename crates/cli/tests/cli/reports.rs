@@ -108,7 +108,7 @@ fn every_report_has_its_shape() {
         assert_snapshot!("text_show", place.show(&["show", "latest", "--repo", "repo"]));
 
         json(&place, "hold", &["hold", "latest", "--reason", "audit", "--repo", "repo"]);
-        let expire = ["expire", "--repo", "repo", "--keep-daily", "7", "--dry-run"];
+        let expire = ["expire", "--repo", "repo", "--keep-count", "7", "--dry-run"];
         json(&place, "expire_dry_run", &expire);
         assert_snapshot!("release", place.show(&["release", "latest", "--repo", "repo"]));
         json(&place, "expire", &["expire", "--repo", "repo", "--keep-count", "1", "--grace", "0s"]);

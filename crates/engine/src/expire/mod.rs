@@ -21,11 +21,11 @@ pub use request::{
 };
 
 use self::plan::{ExpirePlan, Facts};
+use crate::Location;
 use crate::backup::{host_name, written_by};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
 use crate::list::choose;
-use crate::Location;
 
 /// How often a wait looks at the cancel token.
 const LOOK: Duration = Duration::from_millis(100);
@@ -53,11 +53,7 @@ fn check(request: &ExpireRequest) -> Result<()> {
     }
 }
 
-fn expire_stanza(
-    request: &ExpireRequest,
-    observer: &dyn Observer,
-    cancel: &Cancel,
-) -> Result<ExpireReport> {
+fn expire_stanza(request: &ExpireRequest, observer: &dyn Observer, cancel: &Cancel) -> Result<ExpireReport> {
     let stanza = request.location.open_stanza()?;
     let now = Timestamp::now();
     let facts = Facts::load(&stanza)?;
@@ -137,12 +133,12 @@ fn settle(
     let exists = named.is_none_or(|id| {
         facts.inventory.backups.contains_key(&id) || facts.inventory.unreadable.contains_key(&id)
     });
-    let plan = match ExpirePlan::make(&facts, &request.choice, named.filter(|_| exists), now) {
-        Ok(plan) => plan,
-        Err(error) => return Err(error),
-    };
+    let plan = ExpirePlan::make(&facts, &request.choice, named.filter(|_| exists), now)?;
     let steps = removal.steps(&facts.inventory, &plan.doomed(), &plan.wal_files(&facts));
     observer.event(Event::StepStarted { step: Step::Remove, total_bytes: None });
+    if steps.steps.iter().any(|step| matches!(step, RemovalStep::Wal(..))) {
+        plan.gaps().iter().try_for_each(|range| stanza.note_removed_wal(range))?;
+    }
     let mut removed = Removed::default();
     for step in &steps.steps {
         cancel.check()?;
@@ -158,6 +154,9 @@ fn settle(
             RemovalStep::Folder(_) | RemovalStep::Lease(_) | RemovalStep::Condemnation(_) => {}
         }
         observer.event(Event::Progress { step: Step::Remove, done_bytes: removed.bytes });
+    }
+    for range in stanza.removed_wal()?.iter().filter(|range| plan.begins_with(range)) {
+        stanza.forget_removed_wal(range)?;
     }
     observer.event(Event::StepFinished { step: Step::Remove });
     Ok((steps, removed))
@@ -180,12 +179,7 @@ fn cutoff(now: Timestamp, seconds: u64) -> Timestamp {
 }
 
 fn lease_info() -> LeaseInfo {
-    LeaseInfo {
-        verb: "expire".to_owned(),
-        host: host_name(),
-        pid: std::process::id(),
-        program: written_by(),
-    }
+    LeaseInfo { verb: "expire".to_owned(), host: host_name(), pid: std::process::id(), program: written_by() }
 }
 
 /// What `hold` and `release` did.

@@ -6,10 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use pgkeep_format::{WalFileName, WalSegmentName, WalSegmentSize};
+use pgkeep_format::{SegmentNumber, WalFileName, WalSegmentName, WalSegmentSize};
 use pgkeep_repo::{
-    BackupId, ClusterRecord, Condemned, Inventory, ManifestHeader, PackName, Stanza, UnlistedPack,
-    WalRange,
+    BackupId, ClusterRecord, Condemned, Inventory, ManifestHeader, PackName, Stanza, UnlistedPack, WalRange,
 };
 
 use super::policy::{self, Candidate, Decision, Era, Place};
@@ -65,7 +64,10 @@ impl Facts {
         for pack in &header.packs {
             let name = PackName { backup: pack.backup, number: pack.number };
             if packs.get(&name) != Some(&pack.size) {
-                return Some(format!("pack {} of backup {} is missing or not whole", pack.number, pack.backup));
+                return Some(format!(
+                    "pack {} of backup {} is missing or not whole",
+                    pack.number, pack.backup
+                ));
             }
         }
         let missing = missing_for(&record.index, &extent(header, &record.index));
@@ -187,6 +189,28 @@ impl ExpirePlan {
             })
             .collect();
         Condemned { backups, packs, wal }
+    }
+
+    /// WAL that goes although earlier WAL of its cluster stays: a gap that is meant.
+    pub(crate) fn gaps(&self) -> Vec<WalRange> {
+        let stays_before = |record: u32, first: SegmentNumber| {
+            self.wal.iter().any(|(of, _, run)| *of == record && run.keep && run.first < first)
+        };
+        let gone = self.wal.iter().filter(|(.., run)| !run.keep);
+        gone.filter(|(record, _, run)| stays_before(*record, run.first))
+            .map(|(record, _, run)| WalRange {
+                record: *record,
+                timeline: run.timeline,
+                first: run.first,
+                last: run.last,
+            })
+            .collect()
+    }
+
+    /// Whether no WAL of the range's cluster that lies before it stays.
+    pub(crate) fn begins_with(&self, range: &WalRange) -> bool {
+        let mut kept = self.wal.iter().filter(|(record, _, run)| *record == range.record && run.keep);
+        !kept.any(|(.., run)| run.first < range.first)
     }
 
     /// The names of the WAL files that go: segments, and what belongs to them. History files stay.

@@ -74,9 +74,7 @@ pub(crate) fn decide(
                 let keep = named != Some(candidate.id) || candidate.held.is_some();
                 Decision {
                     id: candidate.id,
-                    rules: vec![
-                        if keep { "another backup was named" } else { "it was named" }.to_owned(),
-                    ],
+                    rules: vec![if keep { "another backup was named" } else { "it was named" }.to_owned()],
                     keep,
                     keeps_later_wal: keep,
                 }
@@ -150,7 +148,9 @@ fn by_policy(
             let keep = !why.is_empty();
             if !keep {
                 why.push(match &candidate.problem {
-                    Some(problem) => format!("cannot be restored and is older than all that are kept: {problem}"),
+                    Some(problem) => {
+                        format!("cannot be restored and is older than all that are kept: {problem}")
+                    }
                     None => "no rule keeps it".to_owned(),
                 });
             }
@@ -166,12 +166,7 @@ fn by_policy(
 
 /// The backups that the moments of a window need: those in it, and before it the newest one on the way to each of its
 /// timelines.
-fn window(
-    good: &[&Candidate],
-    eras: &[Era<'_>],
-    seconds: u64,
-    now: Timestamp,
-) -> Vec<(BackupId, String)> {
+fn window(good: &[&Candidate], eras: &[Era<'_>], seconds: u64, now: Timestamp) -> Vec<(BackupId, String)> {
     let length = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
     // A window that is longer than time itself keeps everything.
     let begins = now.checked_sub(length).unwrap_or(Timestamp::MIN);

@@ -75,8 +75,10 @@ fn a_window_keeps_the_newest_backup_before_it() {
 #[test]
 fn a_window_has_a_beginning_on_each_of_its_timelines() {
     // 2 forked off 1 at 450. Backups 1 to 5 and 8 are of 1, 6 and 7 of 2.
-    let fork =
-        TimelineHistory { timeline: tli(2), ancestors: vec![Ancestor { timeline: tli(1), switch: Lsn(450), reason: String::new() }] };
+    let fork = TimelineHistory {
+        timeline: tli(2),
+        ancestors: vec![Ancestor { timeline: tli(1), switch: Lsn(450), reason: String::new() }],
+    };
     let tree = TimelineTree::new([fork], [tli(1)]);
     let eras = [Era { record: 1, ended: None, tree: &tree }];
     let mut candidates = daily(8);
@@ -174,10 +176,8 @@ fn after_an_upgrade_the_new_backups_stay_and_the_old_ones_age() {
     }
     let tree = TimelineTree::new([], [tli(1)]);
     let upgraded: Timestamp = "2026-10-04T18:00:00Z".parse().unwrap();
-    let eras = [
-        Era { record: 1, ended: Some(upgraded), tree: &tree },
-        Era { record: 2, ended: None, tree: &tree },
-    ];
+    let eras =
+        [Era { record: 1, ended: Some(upgraded), tree: &tree }, Era { record: 2, ended: None, tree: &tree }];
     let by = |policy| kept(&decide(&candidates, &eras, &ExpireChoice::Policy(policy), None, now()));
     assert_eq!(by(count(2)), [5, 6]);
     assert_eq!(by(count(3)), [4, 5, 6]);

@@ -49,7 +49,8 @@ pub(crate) fn decide(
 ) -> Vec<WalRun> {
     let no_backup = is_newest && !kept.iter().any(|backup| backup.restorable);
     let doubt = doubt.map(str::to_owned).or_else(|| {
-        no_backup.then(|| "no backup of this cluster can be restored, so what is needed is not known".to_owned())
+        no_backup
+            .then(|| "no backup of this cluster can be restored, so what is needed is not known".to_owned())
     });
     let needs = needs(index, kept);
     let mut runs = Vec::new();
@@ -81,7 +82,9 @@ fn doubt_of(
     let is_first = timeline == TimelineId::FIRST;
     let older = kept.iter().any(|backup| backup.timeline < timeline);
     if !is_first && older && index.tree().history(timeline).is_none() {
-        return Some(format!("the history file of timeline {timeline} is missing: it may descend from a kept backup"));
+        return Some(format!(
+            "the history file of timeline {timeline} is missing: it may descend from a kept backup"
+        ));
     }
     let newest = kept.iter().filter(|backup| backup.restorable).map(|backup| backup.timeline).max();
     if is_newest && newest.is_some_and(|newest| newest < timeline) {

@@ -58,8 +58,11 @@ fn an_old_backup_keeps_what_makes_it_consistent() {
 
 #[test]
 fn both_sides_of_a_fork_stay_for_a_backup_before_it() {
-    let index =
-        ArchiveIndex::new(SIZE, [segments(1, 1..=9), segments(2, 5..=7)].concat(), [fork(2, &[(1, at(5, 1000))])]);
+    let index = ArchiveIndex::new(
+        SIZE,
+        [segments(1, 1..=9), segments(2, 5..=7)].concat(),
+        [fork(2, &[(1, at(5, 1000))])],
+    );
     let runs = decide(&index, &[kept("a", 1, at(2, 40), at(3, 80), true)], true, None);
     // No backup is of timeline 2, but its WAL is needed all the same.
     assert_eq!(shape(&runs), [(1, 1, 1, false), (1, 2, 9, true), (2, 5, 7, true)]);
@@ -67,8 +70,11 @@ fn both_sides_of_a_fork_stay_for_a_backup_before_it() {
 
 #[test]
 fn a_timeline_that_no_kept_backup_can_reach_goes_and_the_others_stay() {
-    let index =
-        ArchiveIndex::new(SIZE, [segments(1, 1..=9), segments(2, 5..=12)].concat(), [fork(2, &[(1, at(5, 1000))])]);
+    let index = ArchiveIndex::new(
+        SIZE,
+        [segments(1, 1..=9), segments(2, 5..=12)].concat(),
+        [fork(2, &[(1, at(5, 1000))])],
+    );
     let runs = decide(&index, &[kept("a", 2, at(10, 40), at(10, 80), true)], true, None);
     assert_eq!(shape(&runs), [(1, 1, 9, false), (2, 5, 9, false), (2, 10, 12, true)]);
 }
@@ -87,8 +93,12 @@ fn a_backup_that_starts_before_the_fork_needs_the_ancestors_part() {
 #[test]
 fn a_timeline_without_its_history_file_stays() {
     let index = ArchiveIndex::new(SIZE, [segments(1, 1..=9), segments(3, 5..=7)].concat(), []);
-    let runs =
-        decide(&index, &[kept("a", 1, at(8, 0), at(8, 80), true), kept("b", 4, at(9, 0), at(9, 9), true)], true, None);
+    let runs = decide(
+        &index,
+        &[kept("a", 1, at(8, 0), at(8, 80), true), kept("b", 4, at(9, 0), at(9, 9), true)],
+        true,
+        None,
+    );
     assert_eq!(shape(&runs), [(1, 1, 7, false), (1, 8, 9, true), (3, 5, 7, true)]);
     assert!(runs[2].rule.contains("history file"));
 }
@@ -96,8 +106,11 @@ fn a_timeline_without_its_history_file_stays() {
 #[test]
 fn a_timeline_of_which_there_is_no_backup_yet_stays() {
     // A restore to before the oldest backup that is left began timeline 2.
-    let index =
-        ArchiveIndex::new(SIZE, [segments(1, 1..=9), segments(2, 3..=4)].concat(), [fork(2, &[(1, at(3, 1000))])]);
+    let index = ArchiveIndex::new(
+        SIZE,
+        [segments(1, 1..=9), segments(2, 3..=4)].concat(),
+        [fork(2, &[(1, at(3, 1000))])],
+    );
     let backups = [kept("a", 1, at(8, 0), at(8, 80), true)];
     let runs = decide(&index, &backups, true, None);
     assert_eq!(shape(&runs), [(1, 1, 7, false), (1, 8, 9, true), (2, 3, 4, true)]);

@@ -427,10 +427,7 @@ fn a_backup_whose_wal_is_being_removed_or_gone_is_refused() {
     assert_eq!(steps.steps.iter().filter(|step| matches!(step, RemovalStep::Wal(..))).count(), 2);
     steps.steps.iter().for_each(|step| stanza.remove(step).unwrap());
     assert_eq!(archive.list_segments(TimelineId::FIRST).unwrap(), [name(4), name(5)]);
-    assert!(matches!(
-        stanza.refuse_unsafe_commit(after, &header(3, 5)),
-        Err(RepoError::Removed { .. })
-    ));
+    assert!(matches!(stanza.refuse_unsafe_commit(after, &header(3, 5)), Err(RepoError::Removed { .. })));
 }
 
 /// Somebody who removes: the steps that are left to do.
