@@ -232,7 +232,13 @@ fn killed_after_any_removal_every_listed_backup_is_whole_and_the_next_run_finish
             place.push(&finished_segment(&cluster)).unwrap();
         }
     }
+    // With nothing to remove nobody is made to wait, and leases do not pile up.
+    let mut idle = count(&place.location, 9);
+    idle.grace_seconds = 3600;
+    (0..3).for_each(|_| assert_eq!(run(&idle).removed_backups, 0));
     let last = ids(&place.location).pop().unwrap();
+    let leases = fs::read_dir(PathBuf::from(&place.location.repository).join("main/lease")).unwrap();
+    assert_eq!(leases.count(), 1);
     let original = PathBuf::from(&place.location.repository);
     let objects = |root: &Path| -> BTreeSet<PathBuf> {
         let found = files(root).into_iter().map(|file| file.strip_prefix(root).unwrap().to_owned());

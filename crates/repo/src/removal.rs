@@ -80,9 +80,10 @@ impl Inventory {
     }
 
     fn has_manifest(&self, epoch: u32) -> bool {
-        let known = self.backups.keys().chain(self.unreadable.keys());
-        // Ids begin with the epoch, and no two share one.
-        known.into_iter().any(|id| id.epoch() == epoch)
+        // Ids are ordered by their epochs, and no two share one.
+        let of_epoch = BackupId::new(epoch, Timestamp::MIN)..=BackupId::new(epoch, Timestamp::MAX);
+        self.backups.range(of_epoch.clone()).next().is_some()
+            || self.unreadable.range(of_epoch).next().is_some()
     }
 
     /// What to think of a pack that no manifest but those of `doomed` lists; none for a pack that is listed.
@@ -97,8 +98,6 @@ impl Inventory {
             .collect();
         let open: BTreeMap<u32, &Lease> = self.running().into_iter().map(|l| (l.epoch, l)).collect();
         let newest = self.backups.keys().next_back().map(|id| id.epoch());
-        let committed: BTreeSet<u32> =
-            self.backups.keys().chain(self.unreadable.keys()).map(|id| id.epoch()).collect();
         let leased: BTreeSet<u32> = self.leases.iter().map(|lease| lease.epoch).collect();
         let judge = |pack: &StoredPack| {
             let epoch = pack.name.backup.epoch();
@@ -110,7 +109,7 @@ impl Inventory {
             if let Some(id) = unreadable {
                 return UnlistedPack::MayBeNeededBy(*id);
             }
-            let was_interrupted = leased.contains(&epoch) && !committed.contains(&epoch);
+            let was_interrupted = leased.contains(&epoch) && !self.has_manifest(epoch);
             if was_interrupted && newest.is_none_or(|newest| newest < epoch) {
                 return UnlistedPack::Resumable;
             }
@@ -130,10 +129,22 @@ impl Inventory {
         unlisted.filter(|(_, why)| *why == UnlistedPack::Rubbish).map(|(pack, _)| pack).collect()
     }
 
-    /// Whether an earlier removal was not finished, or leases can be cleaned up.
+    /// Whether an earlier removal was not finished.
     #[must_use]
     pub fn has_leftovers(&self) -> bool {
-        !self.condemned.is_empty() || self.stale_leases(u32::MAX).next().is_some()
+        !self.condemned.is_empty()
+    }
+
+    /// What can be cleaned up without saying so before: leases that are over, and what their backups left besides packs.
+    #[must_use]
+    pub fn tidying(&self) -> Vec<RemovalStep> {
+        let with_packs: BTreeSet<BackupId> = self.packs.iter().map(|pack| pack.name.backup).collect();
+        let stale: Vec<u32> = self.stale_leases(u32::MAX).map(|lease| lease.epoch).collect();
+        let folders = self.folders.iter().filter(|id| {
+            stale.contains(&id.epoch()) && !self.has_manifest(id.epoch()) && !with_packs.contains(id)
+        });
+        let folders = folders.map(|id| RemovalStep::Folder(*id));
+        folders.chain(stale.iter().map(|epoch| RemovalStep::Lease(*epoch))).collect()
     }
 
     /// Leases that nobody has to look at any more; the newest lease stays, so that no epoch is given out twice.

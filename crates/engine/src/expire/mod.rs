@@ -74,6 +74,7 @@ fn expire_stanza(request: &ExpireRequest, observer: &dyn Observer, cancel: &Canc
     let before = cutoff(now, request.abandoned_after_seconds);
     let is_stale = facts.inventory.running().iter().any(|lease| lease.claimed < before);
     if condemned.is_empty() && !facts.inventory.has_leftovers() && !is_stale {
+        facts.inventory.tidying().iter().try_for_each(|step| stanza.remove(step))?;
         report.waiting_for.clear();
         return Ok(report);
     }
