@@ -136,6 +136,17 @@ fn repository_advice(error: &RepoError) -> (ErrorKind, Vec<String>) {
             ErrorKind::Locked,
             hint("run the backup again; it takes a new id".to_owned()),
         ),
+        RepoError::Removed { .. } => (
+            ErrorKind::Locked,
+            vec![
+                "run the backup again: it finds another backup to build on".to_owned(),
+                "`pgkeep list` shows what the repository holds".to_owned(),
+            ],
+        ),
+        RepoError::BeingRemoved { .. } => (
+            ErrorKind::Locked,
+            hint("choose another backup; `pgkeep expire` finishes a removal that was cut off, then `pgkeep list` shows what is left".to_owned()),
+        ),
         RepoError::NoRandomness { .. } => {
             (ErrorKind::Storage, hint("check that `/dev/urandom` exists on this machine".to_owned()))
         }

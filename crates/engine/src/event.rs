@@ -28,6 +28,10 @@ pub enum Step {
     Write,
     /// What was written is made durable.
     Sync,
+    /// What is going to be removed is published; others get time to see it.
+    Grace,
+    /// Backups, packs and WAL are removed.
+    Remove,
 }
 
 /// Something that happened.

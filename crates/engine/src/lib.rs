@@ -1,4 +1,4 @@
-//! The verbs of pgkeep as a library: init, backup, restore, WAL push and get, list, show, check.
+//! The verbs of pgkeep as a library: init, backup, restore, WAL push and get, list, show, check, expire.
 //!
 //! Each verb is a request that becomes a plan (pure, printable), is run, and ends in a report (serialisable).
 //! Nothing here prints, reads the environment, parses arguments or exits: what happens is told to an [`Observer`],
@@ -12,6 +12,7 @@ pub mod connection;
 pub mod error;
 mod error_conversion;
 pub mod event;
+pub mod expire;
 pub mod history;
 pub mod init;
 mod json;

@@ -4,16 +4,16 @@
 //! A backup that cannot be read, or whose WAL is missing, is listed with the reason: it must not be taken for one
 //! that never was. `show` reads the whole manifest of its backup, so that damage in the list of files is noticed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use pgkeep_format::{Lsn, TimelineId, WalFileName, WalSegmentName};
 use pgkeep_repo::{
     BackupId, BackupKind, BackupListing, ClusterRecord, ManifestHeader, RepoError, Stanza, WalArchive,
-    WalMode as StoredWalMode,
+    WalMode as StoredWalMode, WalRange,
 };
 
-use crate::archive_index::ArchiveIndex;
+use crate::archive_index::{ArchiveIndex, MissingRun};
 use crate::backup::{BadPages, SourceKind, WalMode};
 use crate::recovery_window::{BackupExtent, RecoveryWindow, is_harmful, missing_for, windows};
 use crate::wal::push::newest_record;
@@ -48,6 +48,10 @@ pub struct BackupSummary {
     pub size_bytes: u64,
     /// Bytes that it added to the repository.
     pub stored_bytes: u64,
+    /// Bytes of the packs that no other backup needs: what removing it would free.
+    pub unique_bytes: u64,
+    /// Whether it is held.
+    pub held: bool,
     /// Whether it can be restored: all of its WAL is there and its manifest is sound.
     pub restorable: bool,
     /// Why not.
@@ -88,6 +92,8 @@ pub struct Gap {
     pub to_lsn: Lsn,
     /// Whether a backup or window needs it (as opposed to lying before the first backup).
     pub harmful: bool,
+    /// Whether `expire` removed it: its absence is meant.
+    pub expired: bool,
 }
 
 /// What a stanza holds.
@@ -164,16 +170,49 @@ pub(crate) fn list_stanza(stanza: &Stanza) -> Result<ListReport> {
         windows: Vec::new(),
         gaps: Vec::new(),
     };
+    let expired = stanza.removed_wal()?;
     for record in stanza.records() {
         let contents = RecordContents::load(stanza, record, &listings)?;
         report.backups.extend(contents.headers.iter().map(|header| contents.summary(header)));
         report.windows.extend(contents.windows());
-        report.gaps.extend(contents.gaps());
+        report.gaps.extend(contents.gaps(&expired));
     }
     report.backups.extend(listings.iter().filter_map(unreadable));
     // Ids begin with a number that grows.
     report.backups.sort_by(|a, b| a.id.cmp(&b.id));
+    let shares = Shares::load(stanza, &listings)?;
+    report.backups.iter_mut().for_each(|summary| shares.fill(summary));
     Ok(report)
+}
+
+/// What each backup has for itself, and which are held. From the lists of packs in the manifests alone.
+struct Shares {
+    unique_bytes: BTreeMap<String, u64>,
+    held: BTreeSet<String>,
+}
+
+impl Shares {
+    fn load(stanza: &Stanza, listings: &[BackupListing]) -> Result<Shares> {
+        let headers =
+            || listings.iter().filter_map(|listing| Some((listing.id, listing.header.as_ref().ok()?)));
+        let mut users: BTreeMap<(BackupId, u32), u32> = BTreeMap::new();
+        for pack in headers().flat_map(|(_, header)| &header.packs) {
+            *users.entry((pack.backup, pack.number)).or_default() += 1;
+        }
+        let unique = |header: &ManifestHeader| {
+            let own = header.packs.iter().filter(|pack| users.get(&(pack.backup, pack.number)) == Some(&1));
+            own.map(|pack| pack.size).sum()
+        };
+        Ok(Shares {
+            unique_bytes: headers().map(|(id, header)| (id.to_string(), unique(header))).collect(),
+            held: stanza.holds()?.keys().map(BackupId::to_string).collect(),
+        })
+    }
+
+    fn fill(&self, summary: &mut BackupSummary) {
+        summary.unique_bytes = self.unique_bytes.get(&summary.id).copied().unwrap_or(0);
+        summary.held = self.held.contains(&summary.id);
+    }
 }
 
 /// Shows one backup; `id` may be any unambiguous beginning, or `latest`.
@@ -198,11 +237,13 @@ fn show_backup(location: &Location, id: &str) -> Result<ShowReport> {
         })?;
     let archive = stanza.wal(record);
     let index = ArchiveIndex::load(&archive)?;
-    let contents = RecordContents { archive, index, headers: vec![header.clone()] };
+    let contents = RecordContents { record: record.sequence, archive, index, headers: vec![header.clone()] };
     let missing = missing_for(&contents.index, &extent(&header, &contents.index));
     let bad_pages = bad_pages_of(&header);
+    let mut summary = contents.summary(&header);
+    Shares::load(&stanza, &listings)?.fill(&mut summary);
     Ok(ShowReport {
-        summary: contents.summary(&header),
+        summary,
         stanza: location.stanza.clone(),
         system_identifier: header.system_identifier,
         server_version: header.server_version_num,
@@ -241,7 +282,8 @@ pub(crate) fn find_backup(
     choose(ids.collect(), id, stanza.name().as_str())
 }
 
-fn choose(mut ids: Vec<BackupId>, id: &str, stanza: &str) -> Result<BackupId> {
+/// The one of `ids` that the user means.
+pub(crate) fn choose(mut ids: Vec<BackupId>, id: &str, stanza: &str) -> Result<BackupId> {
     ids.sort();
     let Some(newest) = ids.last() else {
         return Err(Error::new(
@@ -302,6 +344,8 @@ fn unreadable(listing: &BackupListing) -> Option<BackupSummary> {
         timeline: TimelineId::FIRST,
         size_bytes: 0,
         stored_bytes: 0,
+        unique_bytes: 0,
+        held: false,
         restorable: false,
         problem: Some(match error {
             RepoError::Corrupt { .. } | RepoError::NewerFormat { .. } => error.to_string(),
@@ -312,6 +356,7 @@ fn unreadable(listing: &BackupListing) -> Option<BackupSummary> {
 
 /// What the stanza holds of one cluster.
 struct RecordContents {
+    record: u32,
     archive: WalArchive,
     index: ArchiveIndex,
     // In the order of their ends.
@@ -328,7 +373,7 @@ impl RecordContents {
             .cloned()
             .collect();
         headers.sort_by_key(|header| (header.stop_time, header.id));
-        Ok(RecordContents { index: ArchiveIndex::load(&archive)?, archive, headers })
+        Ok(RecordContents { record: record.sequence, index: ArchiveIndex::load(&archive)?, archive, headers })
     }
 
     fn extents(&self) -> Vec<BackupExtent> {
@@ -357,6 +402,8 @@ impl RecordContents {
             timeline: header.timeline,
             size_bytes: header.totals.size_bytes,
             stored_bytes: header.totals.stored_bytes,
+            unique_bytes: 0,
+            held: false,
             restorable: problem.is_none(),
             problem,
         }
@@ -405,13 +452,14 @@ impl RecordContents {
         None
     }
 
-    fn gaps(&self) -> Vec<Gap> {
+    fn gaps(&self, expired: &[WalRange]) -> Vec<Gap> {
         let size = self.index.segment_size();
         let extents = self.extents();
         self.index
             .gaps()
             .iter()
             .map(|gap| {
+                let expired = is_covered(gap, self.record, expired);
                 let name = |number| WalSegmentName { timeline: gap.timeline, number }.file_name(size);
                 Gap {
                     timeline: gap.timeline,
@@ -420,14 +468,30 @@ impl RecordContents {
                     segments: gap.segments(),
                     from_lsn: size.start_of(gap.first),
                     to_lsn: size.end_of(gap.last),
-                    harmful: is_harmful(&self.index, gap, &extents),
+                    harmful: !expired && is_harmful(&self.index, gap, &extents),
+                    expired,
                 }
             })
             .collect()
     }
 }
 
-fn extent(header: &ManifestHeader, index: &ArchiveIndex) -> BackupExtent {
+/// Whether `ranges` hold every segment of the gap.
+fn is_covered(gap: &MissingRun, record: u32, ranges: &[WalRange]) -> bool {
+    let mut own: Vec<&WalRange> =
+        ranges.iter().filter(|range| range.record == record && range.timeline == gap.timeline).collect();
+    own.sort();
+    let mut next = gap.first;
+    for range in own {
+        if range.first <= next && range.last >= next {
+            next = range.last.next();
+        }
+    }
+    next > gap.last
+}
+
+/// What is needed of a manifest to say what can be recovered from it.
+pub(crate) fn extent(header: &ManifestHeader, index: &ArchiveIndex) -> BackupExtent {
     let size = index.segment_size();
     BackupExtent {
         id: header.id.to_string(),

@@ -18,7 +18,7 @@ use crate::frame_fetcher::FrameFetcher;
 use crate::manifest::{FileEntry, FileKind, ManifestHeader, PREAMBLE_LEN, Preamble, decode_line};
 use crate::stanza::Stanza;
 use crate::wal_object::{self, WalFile};
-use crate::{BackupId, BlockDigest, DigestKey, RepoError, key};
+use crate::{BackupId, BlockDigest, DigestKey, RepoError, key, lease};
 
 /// One read of this size mostly has the whole header.
 const FIRST_READ: u64 = 64 << 10;
@@ -57,6 +57,9 @@ pub(crate) fn read_header(stanza: &Stanza, id: BackupId) -> Result<(ManifestHead
     let store = stanza.repository().store();
     let key = key::manifest(stanza.name(), id);
     let (start, size) = store.get_start(&key, FIRST_READ)?;
+    if start.as_ref() == lease::ABANDONED {
+        return Err(RepoError::NotFound { key });
+    }
     let preamble = Preamble::decode(&key, &start)?;
     let end = preamble.files_offset();
     if end.checked_add(preamble.files_stored) != Some(size) {
@@ -111,12 +114,11 @@ impl BackupReader {
     pub(crate) fn open(stanza: &Stanza, id: BackupId) -> Result<BackupReader> {
         let repository = stanza.repository();
         let manifest_key = key::manifest(stanza.name(), id);
-        let bytes = match repository.store().get(&manifest_key) {
-            Ok(bytes) => bytes,
-            Err(RepoError::NotFound { .. }) => {
+        let bytes = match repository.store().get_optional(&manifest_key)? {
+            Some(bytes) if bytes.as_ref() != lease::ABANDONED => bytes,
+            _ => {
                 return Err(RepoError::BackupNotFound { stanza: stanza.name().to_string(), id });
             }
-            Err(error) => return Err(error),
         };
         let preamble = Preamble::decode(&manifest_key, &bytes)?;
         let begin = preamble.files_offset();

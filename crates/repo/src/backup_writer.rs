@@ -434,7 +434,7 @@ impl BackupWriter {
     /// exists. Returns the header as it was stored.
     ///
     /// # Errors
-    /// [`RepoError::Fenced`], or when the storage fails. The packs are removed as far as possible then, unless the
+    /// [`RepoError::Fenced`], [`RepoError::Removed`], or when the storage fails. The packs are removed as far as possible then, unless the
     /// manifest may have been stored in spite of the error.
     pub fn commit(mut self, header: ManifestHeader) -> Result<ManifestHeader> {
         let (header, chunks) = self.prepare(header)?;
@@ -478,7 +478,7 @@ impl BackupWriter {
         header.totals = Totals { stored_bytes: self.packs.closed_bytes + self.tail_bytes, ..self.totals };
         let lines = std::mem::take(&mut self.lines).sort(repository.digest_key())?;
         let chunks = assemble(&header, lines, repository.id_bytes(), repository.digest_key())?;
-        lease::refuse_fenced(&self.stanza, self.id)?;
+        self.stanza.refuse_unsafe_commit(self.id, &header)?;
         Ok((header, chunks))
     }
 
@@ -494,6 +494,7 @@ impl BackupWriter {
             let key = key::backup_wal(self.stanza.name(), self.id, name);
             drop(self.stanza.repository().store().delete(&key));
         }
+        lease::end(&self.stanza, self.id.epoch());
     }
 }
 

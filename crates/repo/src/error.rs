@@ -138,6 +138,22 @@ pub enum RepoError {
         /// The object that says so.
         key: String,
     },
+    /// What the backup refers to, or needs of the WAL, is being removed, or is gone.
+    #[error("backup {id} needs `{key}`, {why}")]
+    Removed {
+        /// The backup that may not commit.
+        id: BackupId,
+        /// The object that it needs.
+        key: String,
+        /// `which is not there any more`, or who removes it.
+        why: String,
+    },
+    /// The backup cannot be held any more: its removal has begun.
+    #[error("backup {id} is being removed")]
+    BeingRemoved {
+        /// The backup.
+        id: BackupId,
+    },
     /// The caller handed over something that the format cannot hold. A bug above, never a fault of the repository.
     #[error("cannot store {what}")]
     Unrepresentable {

@@ -98,6 +98,60 @@ pub(crate) fn lease(stanza: &StanzaName, epoch: u32) -> String {
     format!("{stanza}/lease/{epoch:010}.json")
 }
 
+/// Where the writer of an epoch says that it stopped.
+pub(crate) fn lease_end(stanza: &StanzaName, epoch: u32) -> String {
+    format!("{stanza}/lease/{epoch:010}.ended")
+}
+
+/// The epoch in the last part of a key made by [`lease_end`].
+pub(crate) fn parse_lease_end(name: &str) -> Option<u32> {
+    parse_number(name.strip_suffix(".ended")?, 10)
+}
+
+pub(crate) fn fence(stanza: &StanzaName, epoch: u32) -> String {
+    format!("{stanza}/expire/{epoch:010}.json")
+}
+
+/// What is going to be removed; `random` is hexadecimal digits.
+pub(crate) fn condemned(stanza: &StanzaName, random: &str) -> String {
+    format!("{stanza}/expire/condemned-{random}.json")
+}
+
+/// The random part of the last part of a key made by [`condemned`].
+pub(crate) fn parse_condemned(name: &str) -> Option<&str> {
+    name.strip_prefix("condemned-")?.strip_suffix(".json")
+}
+
+/// WAL that was removed on purpose from between other WAL; the numbers of segments are hexadecimal.
+pub(crate) fn removed_wal(stanza: &StanzaName, record: u32, timeline: u32, segments: [u64; 2]) -> String {
+    let [first, last] = segments;
+    format!("{stanza}/expire/wal-{record:06}-{timeline:08X}-{first:016X}-{last:016X}.json")
+}
+
+/// Record, timeline and segments in the last part of a key made by [`removed_wal`].
+pub(crate) fn parse_removed_wal(name: &str) -> Option<(u32, u32, [u64; 2])> {
+    let mut parts = name.strip_prefix("wal-")?.strip_suffix(".json")?.split('-');
+    let record = parse_number(parts.next()?, 6)?;
+    let timeline = u32::from_str_radix(parts.next().filter(|part| part.len() == 8)?, 16).ok()?;
+    let mut number = || u64::from_str_radix(parts.next().filter(|part| part.len() == 16)?, 16).ok();
+    let segments = [number()?, number()?];
+    (parts.next().is_none() && segments[0] <= segments[1]).then_some((record, timeline, segments))
+}
+
+pub(crate) fn hold(stanza: &StanzaName, id: BackupId, random: &str) -> String {
+    format!("{stanza}/hold/{id}-{random}.json")
+}
+
+/// The backup in the last part of a key made by [`hold`].
+pub(crate) fn parse_hold(name: &str) -> Option<BackupId> {
+    name.strip_suffix(".json")?.rsplit_once('-')?.0.parse().ok()
+}
+
+/// The number in the last part of a key made by [`pack`].
+pub(crate) fn parse_pack(name: &str) -> Option<u32> {
+    parse_number(name.strip_prefix("pack-")?, 6)
+}
+
 pub(crate) fn pack(stanza: &StanzaName, id: BackupId, number: u32) -> String {
     format!("{stanza}/backup/{id}/pack-{number:06}")
 }

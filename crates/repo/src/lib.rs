@@ -14,6 +14,7 @@ mod backup_writer;
 mod block_map;
 mod bytes;
 mod codec;
+mod condemnation;
 mod digest;
 mod error;
 mod format_version;
@@ -21,6 +22,7 @@ mod frame;
 mod frame_fetcher;
 #[doc(hidden)]
 pub mod fuzzing;
+mod hold;
 mod key;
 mod lease;
 mod manifest;
@@ -30,6 +32,8 @@ mod map_writer;
 mod pack;
 mod pack_check;
 mod parent_map;
+mod process_identity;
+mod removal;
 mod report;
 mod repository;
 mod stanza;
@@ -42,6 +46,7 @@ pub use backup_reader::{BackupReader, BlockMap, Files};
 pub use backup_writer::BackupWriter;
 pub use block_map::{BlockMapBuilder, BlockRun, PieceRef, RunTarget};
 pub use codec::{Codec, Compression, ParseCompressionError};
+pub use condemnation::{Condemned, PackName, WalRange};
 pub use digest::{BlockDigest, Digest16, Digest32, DigestKey, is_zero_block};
 pub use error::{RepoError, Result};
 pub use format_version::FORMAT;
@@ -49,8 +54,9 @@ pub use frame::{
     BlockEncoder, EncodedFrame, FRAME_HEADER_LEN, FrameDecoder, FrameKind, FrameRef, MAX_BLOCKS_FRAME,
 };
 pub use frame_fetcher::{FrameFetcher, StoredFrame};
+pub use hold::Hold;
 pub use key::StanzaName;
-pub use lease::LeaseInfo;
+pub use lease::{Lease, LeaseInfo};
 pub use manifest::{
     BackupKind, BadPages, BadPagesOfFile, ExternalFile, FileEntry, FileKind, FileMeta, ManifestHeader,
     PackEntry, Tablespace, Totals, WalMode, WalNeeded,
@@ -59,6 +65,7 @@ pub use map_leaves::{MapLeaf, MapLeaves};
 pub use pack::{IndexEntry, PackHeader};
 pub use pack_check::{PackCheck, PackContents};
 pub use parent_map::{ParentLeaf, ParentMap, Scatter};
+pub use removal::{Inventory, Removal, RemovalStep, RemovalSteps, StoredPack, UnlistedPack};
 pub use report::ReportName;
 pub use repository::Repository;
 pub use stanza::{BackupListing, ClusterRecord, Stanza};

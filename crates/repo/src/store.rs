@@ -359,6 +359,38 @@ impl Store {
     }
 }
 
+impl Store {
+    /// As [`Store::delete`], and the object stays removed whatever happens to the machine.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn delete_durably(&self, key: &str) -> Result<()> {
+        self.delete(key)?;
+        let Some(root) = &self.inner.root else { return Ok(()) };
+        let path = root.join(key);
+        let Some(folder) = path.parent() else { return Ok(()) };
+        match File::open(folder).and_then(|folder| folder.sync_all()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(RepoError::from_store("flush", key, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what a local directory keeps of a folder whose objects are gone: staging files that a crash left, and the
+    /// folder itself. Nobody may write to it any more. Best effort: what stays is not visible.
+    pub(crate) fn clear_folder(&self, prefix: &str) {
+        let Some(root) = self.inner.root.as_ref().filter(|_| key::is_valid(prefix)) else { return };
+        let folder = root.join(prefix);
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().contains('#') {
+                drop(std::fs::remove_file(entry.path()));
+            }
+        }
+        drop(std::fs::remove_dir(folder));
+    }
+}
+
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Store({})", self.inner.location)

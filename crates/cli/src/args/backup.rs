@@ -44,6 +44,9 @@ pub(crate) struct BackupArgs {
     /// How long to wait for the archiver [default: 60s]
     #[arg(long, value_name = "DURATION")]
     archive_timeout: Option<String>,
+    /// Do not remove what the retention policy gives up, now that there is a new backup
+    #[arg(long)]
+    pub(crate) no_expire: bool,
     /// Only say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,

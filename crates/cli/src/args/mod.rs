@@ -5,6 +5,7 @@
 pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod connection;
+pub(crate) mod expire;
 pub(crate) mod init;
 pub(crate) mod restore;
 pub(crate) mod show;
@@ -94,6 +95,12 @@ pub(crate) enum Verb {
     Show(show::ShowArgs),
     /// Try the set-up end to end and say what is wrong with it
     Check(show::CheckArgs),
+    /// Remove the backups and the WAL that the policy does not keep
+    Expire(expire::ExpireArgs),
+    /// Keep a backup whatever the policy says
+    Hold(expire::HoldArgs),
+    /// Let go of a backup that is held
+    Release(expire::ReleaseArgs),
     /// Show the configuration
     Config(config::ConfigArgs),
     /// Print the version

@@ -1,13 +1,22 @@
 //! `pgkeep backup`.
 
 use pgkeep_engine::Result;
-use pgkeep_engine::backup::{BackupRequest, backup as run};
+use pgkeep_engine::backup::{BackupReport, BackupRequest, backup as run};
+use pgkeep_engine::expire::ExpireReport;
 
-use super::Context;
+use super::{Context, expire};
 use crate::args::backup::BackupArgs;
 use crate::render::progress::Progress;
-use crate::render::text;
+use crate::render::{expire as expire_text, text};
 use crate::{exit, signal};
+
+/// What `backup` answers: the backup, and what the policy removed after it.
+#[derive(serde::Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    backup: BackupReport,
+    expire: Option<ExpireReport>,
+}
 
 /// Takes a backup.
 pub(super) fn backup(context: &Context, args: &BackupArgs) -> Result<u8> {
@@ -28,8 +37,23 @@ pub(super) fn backup(context: &Context, args: &BackupArgs) -> Result<u8> {
     };
     let cancel = signal::cancel_on_signals()?;
     let progress = Progress::new(context.telling(args.dry_run), cancel.clone());
-    let report = run(&request, &progress, &cancel)?;
+    let backup = run(&request, &progress, &cancel)?;
+    let expires = !args.dry_run && !args.no_expire;
+    let expired = expires.then(|| expire::after_backup(context, &progress, &cancel)).flatten().transpose();
     drop(progress);
-    context.answer(&report, text::backup)?;
-    Ok(exit::OK)
+    // The backup is told whatever became of the old ones.
+    let (expire, failed) = match expired {
+        Ok(expire) => (expire, None),
+        Err(error) => (None, Some(error)),
+    };
+    context.answer(&Answer { backup, expire }, |answer| {
+        let expired = answer.expire.as_ref().map(|report| format!("\n{}", expire_text::expire(report)));
+        text::backup(&answer.backup) + &expired.unwrap_or_default()
+    })?;
+    match failed {
+        None => Ok(exit::OK),
+        Some(error) => {
+            Err(error.hint("the new backup is complete; `pgkeep expire` removes what the policy gives up"))
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 mod backup;
 mod config;
+mod expire;
 mod restore;
 mod tell;
 mod wal;
@@ -85,6 +86,9 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Verb::List(_) => tell::list(&Context::new(global, Vec::new())?),
         Verb::Show(args) => tell::show(&Context::new(global, Vec::new())?, &args),
         Verb::Check(args) => tell::check(&Context::new(global, args.flags())?, &args),
+        Verb::Expire(args) => expire::expire(&Context::new(global, args.flags())?, &args),
+        Verb::Hold(args) => expire::hold(&Context::new(global, Vec::new())?, &args),
+        Verb::Release(args) => expire::release(&Context::new(global, Vec::new())?, &args),
         Verb::Config(args) => config::config(&Context::new(global, Vec::new())?, &args),
         Verb::Version => version(&global),
     }

@@ -8,6 +8,7 @@
 pub(crate) mod layer;
 pub(crate) mod raw;
 pub(crate) mod resolve;
+pub(crate) mod retention;
 pub(crate) mod secret;
 
 use std::fmt;
@@ -35,7 +36,7 @@ const fn number(path: &'static str, built_in: Option<&'static str>) -> Setting {
 }
 
 /// Every setting there is, in the order in which they are shown.
-pub(crate) const SETTINGS: [Setting; 15] = [
+pub(crate) const SETTINGS: [Setting; 26] = [
     text("repo", None),
     text("stanza", Some("main")),
     text("connection.conninfo", None),
@@ -52,6 +53,17 @@ pub(crate) const SETTINGS: [Setting; 15] = [
     number("restore.jobs", None),
     number("restore.prefetch", Some("8")),
     text("restore.spool", None),
+    number("retention.count", None),
+    text("retention.window", None),
+    number("retention.hourly", None),
+    number("retention.daily", None),
+    number("retention.weekly", None),
+    number("retention.monthly", None),
+    number("retention.yearly", None),
+    number("retention.min", None),
+    text("retention.wal", Some("all")),
+    text("retention.grace", Some("2min")),
+    text("retention.abandoned_after", Some("7d")),
 ];
 
 impl Setting {

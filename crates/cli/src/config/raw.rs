@@ -120,7 +120,7 @@ impl Reader<'_> {
     fn unknown(&self, key: &Key<'_>, path: &str, value: &Spanned<DeValue<'_>>) -> Error {
         let what = if matches!(value.get_ref(), DeValue::Table(_)) { "section" } else { "setting" };
         let error = self.error(key, format!("unknown {what} `{path}`"));
-        let sections = ["connection", "backup", "archive", "restore", "stanza"];
+        let sections = ["connection", "backup", "archive", "restore", "retention", "stanza"];
         let near = if what == "section" {
             nearest(path, sections)
         } else {

@@ -10,6 +10,7 @@ use pgkeep_engine::backup::{ChangesChoice, Checkpoint, SourceChoice, TypeChoice,
 use pgkeep_engine::{Compression, Error, ErrorKind, Result};
 
 use super::raw::RawFile;
+use super::retention::RetentionSettings;
 use super::{Flag, Given, Origin, SETTINGS, Setting, nearest};
 
 /// More threads than this is a mistake, not a wish.
@@ -57,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) archive_compression: Compression,
     /// `[restore]`.
     pub(crate) restore: RestoreSettings,
+    /// `[retention]`.
+    pub(crate) retention: RetentionSettings,
 }
 
 /// `[backup]`.
@@ -234,11 +237,12 @@ fn typed(winners: &BTreeMap<&'static str, Given>, working_directory: &Path) -> R
             prefetch: whole_number(required("restore.prefetch")?, 0, MAX_PREFETCH)?,
             spool: optional("restore.spool").map(|spool| working_directory.join(spool)),
         },
+        retention: super::retention::typed(winners)?,
     })
 }
 
 /// The value does not fit; who wrote it decides whether the command or the configuration is to be changed.
-fn invalid(given: &Given, wanted: impl std::fmt::Display) -> Error {
+pub(super) fn invalid(given: &Given, wanted: impl std::fmt::Display) -> Error {
     let (kind, name) = match given.origin {
         Origin::Option(option) => (ErrorKind::Usage, option),
         _ => (ErrorKind::Config, given.path),

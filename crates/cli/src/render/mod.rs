@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr.
 
 pub(crate) mod error;
+pub(crate) mod expire;
 pub(crate) mod json;
 pub(crate) mod progress;
 pub(crate) mod quantity;

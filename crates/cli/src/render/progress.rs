@@ -208,6 +208,8 @@ fn words(step: Step) -> &'static str {
         Step::Clear => "removing what does not belong",
         Step::Write => "writing files",
         Step::Sync => "making the files durable",
+        Step::Grace => "waiting, so that others see what is to go",
+        Step::Remove => "removing what no rule keeps",
     }
 }
 

@@ -255,7 +255,9 @@ pub(crate) fn list(report: &ListReport) -> String {
 fn backup_table(backups: &[BackupSummary]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["backup", "type", "finished", "timeline", "stop LSN", "cluster", "stored", "state"]);
+    table.set_header([
+        "backup", "type", "finished", "timeline", "stop LSN", "cluster", "stored", "unique", "state",
+    ]);
     for backup in backups {
         table.add_row([
             backup.id.clone(),
@@ -265,10 +267,17 @@ fn backup_table(backups: &[BackupSummary]) -> String {
             backup.stop_lsn.to_string(),
             size(backup.size_bytes),
             size(backup.stored_bytes),
-            if backup.restorable { "ok" } else { "broken" }.to_owned(),
+            size(backup.unique_bytes),
+            match (backup.restorable, backup.held) {
+                (true, false) => "ok",
+                (true, true) => "ok, held",
+                (false, false) => "broken",
+                (false, true) => "broken, held",
+            }
+            .to_owned(),
         ]);
     }
-    for column in [3, 5, 6] {
+    for column in [3, 5, 6, 7] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -312,7 +321,9 @@ fn gap_words(gap: &Gap) -> String {
     } else {
         format!("{} from {} to {}", count(gap.segments, "segment"), gap.first_missing, gap.last_missing)
     };
-    let harm = if gap.harmful {
+    let harm = if gap.expired {
+        "`expire` removed it"
+    } else if gap.harmful {
         "no moment after it can be reached from a backup before it"
     } else {
         "no backup needs it"
@@ -349,6 +360,10 @@ pub(crate) fn show(report: &ShowReport) -> String {
     fields.add("files", report.files.to_string());
     fields.add("size", exact_size(summary.size_bytes));
     fields.add("stored", exact_size(summary.stored_bytes));
+    fields.add("unique", exact_size(summary.unique_bytes));
+    if summary.held {
+        fields.add("held", "no policy removes it");
+    }
     if !report.compression.is_empty() {
         fields.add("compression", report.compression.clone());
     }

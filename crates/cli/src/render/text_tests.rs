@@ -17,6 +17,8 @@ fn summary() -> BackupSummary {
         timeline: TimelineId::FIRST,
         size_bytes: 1_771_674_009,
         stored_bytes: 335_544_320,
+        unique_bytes: 268_435_456,
+        held: false,
         restorable: true,
         problem: None,
     }
@@ -38,6 +40,7 @@ fn a_list_shows_backups_windows_and_gaps_in_words() {
     let broken = BackupSummary {
         id: "000012-20261123T091200Z".into(),
         size_bytes: 1000,
+        held: true,
         restorable: false,
         problem: Some("WAL segment 00000001000000000000000B is missing".into()),
         ..summary()
@@ -50,6 +53,7 @@ fn a_list_shows_backups_windows_and_gaps_in_words() {
         from_lsn: Lsn(0x900_0000),
         to_lsn: Lsn(0xC00_0000),
         harmful,
+        expired: false,
     };
     let report = ListReport {
         stanza: "main".into(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::support::Place;
 
 /// Every verb, in the order of the reference.
-const VERBS: [&str; 13] = [
+const VERBS: [&str; 16] = [
     "",
     "init",
     "backup",
@@ -16,6 +16,9 @@ const VERBS: [&str; 13] = [
     "list",
     "show",
     "check",
+    "expire",
+    "hold",
+    "release",
     "config",
     "config show",
     "version",

@@ -56,6 +56,18 @@ fn a_missing_argument_is_named() {
 }
 
 #[test]
+fn an_expire_without_a_policy_says_how_to_give_one() {
+    let place = Place::new();
+    place.directory("empty");
+    assert_snapshot!(place.show(&["expire", "--repo", "empty", "--keep-min", "3"]));
+}
+
+#[test]
+fn a_span_without_a_unit_that_exists_says_what_is_expected() {
+    assert_snapshot!(Place::new().show(&["expire", "--repo", "r", "--keep-window", "1 month"]));
+}
+
+#[test]
 fn a_missing_repository_says_the_three_ways_to_name_one() {
     assert_snapshot!(Place::new().show(&["list"]));
 }

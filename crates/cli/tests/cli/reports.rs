@@ -11,13 +11,16 @@ use crate::support::{Place, path_text, redactions};
 const REFERENCE: &str = include_str!("../../../../docs/reference/json.md");
 
 /// Numbers that differ from run to run, and sentences for people.
-const MEASURED: [&str; 13] = [
+const MEASURED: [&str; 16] = [
     "size_bytes",
     "local_bytes",
     "kept_blocks",
     "fetched_blocks",
     "zeroed_blocks",
     "stored_bytes",
+    "unique_bytes",
+    "segments",
+    "removed_wal_files",
     "read_bytes",
     "files",
     "system_identifier",
@@ -116,6 +119,12 @@ fn every_report_has_its_shape() {
         assert_snapshot!("text_list", place.show(&["list", "--repo", "repo"]));
         json(&place, "show", &["show", "latest", "--repo", "repo"]);
         assert_snapshot!("text_show", place.show(&["show", "latest", "--repo", "repo"]));
+
+        json(&place, "hold", &["hold", "latest", "--reason", "audit", "--repo", "repo"]);
+        let expire = ["expire", "--repo", "repo", "--keep-count", "7", "--dry-run"];
+        json(&place, "expire_dry_run", &expire);
+        assert_snapshot!("release", place.show(&["release", "latest", "--repo", "repo"]));
+        json(&place, "expire", &["expire", "--repo", "repo", "--keep-count", "1", "--grace", "0s"]);
 
         json(&place, "restore_dry_run", &["restore", "--repo", "repo", "--dry-run", "new"]);
         assert_snapshot!(

@@ -24,6 +24,8 @@ mod wal_wait;
 mod work;
 mod worker;
 
+pub(crate) use run::{host_name, written_by};
+
 pub use request::{
     BackupReport, BackupRequest, BackupType, BadPages, ChangesChoice, ChangesFrom, Checkpoint, SourceChoice,
     SourceKind, TypeChoice, WalChoice, WalMode,

@@ -721,10 +721,12 @@ fn first_numbers(blocks: &[u32]) -> String {
     text.join(", ")
 }
 
-fn host_name() -> String {
+/// The machine, as its kernel names it.
+pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn written_by() -> String {
+/// The program and its version.
+pub(crate) fn written_by() -> String {
     format!("pgkeep {}", env!("CARGO_PKG_VERSION"))
 }

@@ -141,7 +141,7 @@ impl<'a> StreamCutter<'a> {
         not(test),
         expect(dead_code, reason = "asked for once the stream source takes incremental backups")
     )]
-    pub fn expecting_incremental(mut self, relation_segment_blocks: u32) -> StreamCutter {
+    pub fn expecting_incremental(mut self, relation_segment_blocks: u32) -> StreamCutter<'a> {
         self.incremental = Some(relation_segment_blocks);
         self
     }
@@ -495,7 +495,8 @@ mod tests {
 
     /// The scattered pieces and the ordinary files of an incremental archive that arrives in pieces of that size.
     fn cut_incremental(tar: &[u8], piece: usize) -> Result<(Vec<ScatteredBlocks>, Vec<String>)> {
-        let mut cutter = StreamCutter::new("PG_18_202506291".to_owned(), 8192).expecting_incremental(131_072);
+        let mut cutter =
+            StreamCutter::new("PG_18_202506291".to_owned(), 8192, None).expecting_incremental(131_072);
         let (mut pieces, mut files) = (Vec::new(), Vec::new());
         let mut sink = |item| {
             match item {

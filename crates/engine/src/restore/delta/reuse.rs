@@ -10,7 +10,8 @@ use pgkeep_repo::FileEntry;
 use super::survey::open_for_writing;
 use crate::error::Result;
 use crate::restore::destination::Owner;
-use crate::restore::write::{TargetFile, cannot_write, give_away, target_file};
+use crate::restore::task::TargetFile;
+use crate::restore::write::{cannot_write, give_away, target_file};
 
 /// Brings a file that is there to its final length, mode and owner; none where nothing is. What is there is an ordinary file
 /// of one name: anything else was removed before. Answers what its length was, at most the new one.
