@@ -345,9 +345,19 @@ fn a_copy_of_the_cluster_that_goes_its_own_way_is_found_out() {
         twin.switch_wal();
     }
     let of_twin = copy(&twin, place.scratch.path(), "of-twin");
-    let reason = ask(&place, &parent, &of_twin, Some(&twin.data_dir().join("pg_wal"))).unwrap_err();
-    let is_found_out = matches!(reason, NotUsable::DoesNotFollow { .. } | NotUsable::OtherLog { .. });
-    assert!(is_found_out, "{reason}");
+    let twins_wal = twin.data_dir().join("pg_wal");
+    // The archive ends before the twin's start: what the twin has must follow, and does not.
+    let reason = ask(&place, &parent, &of_twin, Some(&twins_wal)).unwrap_err();
+    assert!(matches!(reason, NotUsable::DoesNotFollow { .. } | NotUsable::OtherLog { .. }), "{reason}");
+    // It goes further, and is a log without a fault: but not the twin's.
+    while original.current_lsn().parse::<Lsn>().unwrap().0 <= of_twin.header.start_lsn.0 + (2 << 20) {
+        original.sql("INSERT INTO t SELECT n FROM generate_series(1, 1000) n");
+        original.switch_wal();
+    }
+    archive(&original, &place, original.current_lsn().parse().unwrap(), 0);
+    assert!(ask(&place, &parent, &of_twin, None).is_ok());
+    let reason = ask(&place, &parent, &of_twin, Some(&twins_wal)).unwrap_err();
+    assert!(matches!(reason, NotUsable::OtherLog { .. }), "{reason}");
     assert_eq!(of_twin.header.timeline, TimelineId::FIRST);
 }
 
