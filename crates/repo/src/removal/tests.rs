@@ -349,7 +349,7 @@ fn packs_that_an_unreadable_manifest_may_need_stay() {
 #[test]
 fn epochs_are_never_given_out_twice() {
     let stanza = stanza();
-    let last = (0..3).map(|_| backup(&stanza, 1, &[])).last().unwrap();
+    let last = (0..3).map(|_| backup(&stanza, 1, &[])).next_back().unwrap();
     let all = ids(&stanza);
     expire(&stanza, &all);
     expire(&stanza, &[]);
