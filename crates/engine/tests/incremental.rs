@@ -52,12 +52,15 @@ struct Case {
     major: u32,
     source: &'static str,
     checksums: bool,
-    /// How changes are to be found: by the archived WAL, or by comparing. The WAL needs an archiver.
+    /// How changes are to be found: by the archived WAL, by comparing, or by the server's own summaries.
     changes: &'static str,
 }
 
 fn start(site: &Site, case: Case) -> Cluster {
-    let builder = Cluster::builder(case.major).checksums(case.checksums).wal_segment_mib(1);
+    let mut builder = Cluster::builder(case.major).checksums(case.checksums).wal_segment_mib(1);
+    if case.changes == "server" {
+        builder = builder.conf("summarize_wal", "on");
+    }
     if case.changes == "wal" {
         return site.archiving(builder);
     }
@@ -89,7 +92,7 @@ fn prove(case: Case) {
         assert_eq!(report["parent"].as_str().map(str::to_owned), parent);
         if round > 0 {
             assert_eq!(report["changes"], changes, "{report}");
-            if changes == "wal" && round != 2 {
+            if changes != "compare" && round != 2 {
                 assert!(number(&report, "read_bytes") < number(&report, "size_bytes") / 2, "{report}");
             }
             // Far less than the cluster: template databases and most of the table stay where they are.
@@ -150,6 +153,16 @@ fn pg17_stream_without_checksums() {
 }
 
 #[test]
+fn pg17_by_the_server() {
+    prove(Case { major: 17, source: "stream", checksums: true, changes: "server" });
+}
+
+#[test]
+fn pg18_by_the_server_without_checksums() {
+    prove(Case { major: 18, source: "stream", checksums: false, changes: "server" });
+}
+
+#[test]
 fn pg18_local() {
     prove(Case { major: 18, source: "local", checksums: true, changes: "compare" });
 }
@@ -188,9 +201,10 @@ fn a_hole_in_the_wal_makes_the_next_backup_read_everything() {
 /// by pages that no WAL names.
 #[test]
 fn rows_of_a_truncated_table_do_not_come_back() {
-    for changes in ["wal", "compare"] {
+    for changes in ["wal", "compare", "server"] {
         let site = Site::new();
-        let cluster = site.archiving(Cluster::builder(18).wal_segment_mib(1).conf("autovacuum", "off"));
+        let builder = Cluster::builder(18).wal_segment_mib(1).conf("autovacuum", "off");
+        let cluster = site.archiving(builder.conf("summarize_wal", "on"));
         cluster.sql("CREATE TABLE t (i int, s text); INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 30000) i");
         site.backup(&cluster, &["--changes", changes]);
         cluster.sql("DELETE FROM t WHERE i > 1000");

@@ -24,7 +24,7 @@ const MOST_EXCUSED: usize = 100_000;
 #[derive(Debug)]
 struct OpenMap {
     builder: BlockMapBuilder,
-    missing_stretches: u64,
+    stretches: u64,
 }
 
 /// Totals and findings so far.
@@ -88,7 +88,7 @@ impl<'a> Collector<'a> {
         let open = self.open.entry(file.number).or_insert_with(|| OpenMap {
             // Only a hint: the worker has refused files with more blocks than fit.
             builder: BlockMapBuilder::new(u32::try_from(blocks).unwrap_or(u32::MAX)),
-            missing_stretches: file.stretches,
+            stretches: 0,
         });
         for run in stretch.runs {
             match run.place {
@@ -110,8 +110,8 @@ impl<'a> Collector<'a> {
                 self.collected.excused.push((file.path.clone(), suspect));
             }
         }
-        open.missing_stretches -= 1;
-        if open.missing_stretches == 0 {
+        open.stretches += 1;
+        if open.stretches == file.stretches.load(Ordering::SeqCst) {
             let Some(done) = self.open.remove(&file.number) else { return Ok(()) };
             // A file cut short while it was read: a relation keeps its announced length, for replay expects the zeros
             // or the truncation; any other file is what was read.

@@ -61,6 +61,16 @@ impl ParentFiles {
         files.iter().find(|bad| bad.path == path).map(|bad| bad.blocks.clone()).unwrap_or_default()
     }
 
+    /// Paths and lengths of all files whose names are UTF-8, as those of relations are.
+    pub fn all(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = (0..slots.len()).filter_map(|index| {
+            let path = std::str::from_utf8(self.path(&slots, index)).ok()?.to_owned();
+            Some((path, slots[index].size))
+        });
+        found.collect::<Vec<_>>().into_iter()
+    }
+
     /// The file of that path, the first time that it is asked for.
     pub fn take(&self, path: &str) -> Result<Option<ParentFile>> {
         let entry = {

@@ -11,7 +11,7 @@ use super::basis::Basis;
 use super::server::ServerFacts;
 use super::source_local::NotThisCluster;
 use super::worker::RewrittenPacks;
-use super::{BackupRequest, SourceChoice, SourceKind, WalChoice, WalMode};
+use super::{BackupRequest, ChangesChoice, SourceChoice, SourceKind, WalChoice, WalMode};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What will be done.
@@ -43,7 +43,18 @@ pub fn plan(
     last_archived_is_here: bool,
 ) -> Result<BackupPlan> {
     refuse_minimal_wal(facts)?;
+    let by_server = request.changes == ChangesChoice::Server;
+    if by_server && request.source == SourceChoice::Local {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "a server says what changed only over the replication protocol",
+        )
+        .hint("leave out `--source local`, or `--changes server`"));
+    }
     let (source, source_reason, data_directory) = match (request.source, local) {
+        (SourceChoice::Auto, _) if by_server => {
+            (SourceKind::Stream, "the server is to say what changed".to_owned(), None)
+        }
         (SourceChoice::Stream, _) => (SourceKind::Stream, "asked for".to_owned(), None),
         (SourceChoice::Local, Ok(directory)) => {
             (SourceKind::Local, "asked for".to_owned(), Some(directory.clone()))

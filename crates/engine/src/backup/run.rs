@@ -3,44 +3,30 @@
 //! Order: configuration files, slot for the WAL, start, copy, control file, stop, WAL, manifest. An error at any
 //! point removes what was written as far as possible; whatever remains is named by no manifest.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use pgkeep_format::backup_label::BackupLabel;
-use pgkeep_format::control_file::CONTROL_FILE_PATH;
-use pgkeep_format::relation::RelationFile;
 use pgkeep_format::{Lsn, TimelineId, WalSegmentName};
 use pgkeep_repo::{
     BackupWriter, BadPagesOfFile, BlockEncoder, ClusterRecord, ExternalFile, LeaseInfo, ManifestHeader,
     Stanza, WalArchive, WalNeeded,
 };
-use pgkeep_wire::{BaseBackupEvent, BaseBackupOptions, CancelHandle, Connection};
+use pgkeep_wire::{CancelHandle, Connection};
 
 use super::collector::{Collected, Collector};
-use super::copy::{Sink, copy};
-use super::parent_files::{ParentFile, ParentFiles};
+use super::parent_files::ParentFiles;
 use super::plan::BackupPlan;
-use super::reading::Reading;
 use super::server::{self, ServerFacts, StoppedBackup};
-use super::source_local;
-use super::source_stream::{StreamCutter, StreamItem};
 use super::wal_receive::{PreparedReceiver, Received, RunningReceiver};
-use super::work::{Bundler, SourceFile, Stretch, Work};
 use super::worker::{PageRule, Worker};
 use super::{
-    BackupReport, BackupRequest, ChangesChoice, ChangesFrom, Checkpoint, SourceKind, WalMode, confirm,
-    external_config, wal_wait,
+    BackupReport, BackupRequest, ChangesFrom, SourceKind, WalMode, confirm, external_config, wal_wait,
 };
-use crate::changed_blocks::{ChangedBlocks, WalRequest, comparable, from_wal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
 use crate::wal::{put_history, wal_tail_object};
-
-/// Stretches of a local source that are compared are gathered up to this many bytes: what is left of them shares frames.
-const COMPARED_BYTES: usize = 16 << 20;
 
 /// All that a run works with.
 pub struct Run<'a> {
@@ -72,30 +58,19 @@ struct Counts {
 }
 
 /// What the copy left behind, before the WAL is proved.
-struct Copied {
-    collected: Collected,
-    start: Lsn,
-    stopped: StoppedBackup,
-    vanished: u64,
-    directory_mode: u32,
+pub(super) struct Copied {
+    /// What was stored.
+    pub(super) collected: Collected,
+    /// Where replay begins.
+    pub(super) start: Lsn,
+    /// What the end of the backup brought.
+    pub(super) stopped: StoppedBackup,
+    /// Files that went away.
+    pub(super) vanished: u64,
+    /// Permission bits of the data directory.
+    pub(super) directory_mode: u32,
     /// How it was found what changed, and why in that way; none for a full backup.
-    changes: Option<(ChangesFrom, String)>,
-}
-
-/// What is known about changes since the parent.
-#[derive(Debug, Default)]
-struct FoundChanges {
-    /// None where every block is compared.
-    changes: Option<ChangedBlocks>,
-    /// Why; empty where there is no parent.
-    reason: String,
-}
-
-impl FoundChanges {
-    fn told(&self) -> Option<(ChangesFrom, String)> {
-        let from = if self.changes.is_some() { ChangesFrom::Wal } else { ChangesFrom::Compare };
-        (!self.reason.is_empty()).then(|| (from, self.reason.clone()))
-    }
+    pub(super) changes: Option<(ChangesFrom, String)>,
 }
 
 /// The clock of the server around the copy.
@@ -149,7 +124,7 @@ impl Run<'_> {
             Some(directory) => {
                 self.copy_local(session, writer, directory, parent.as_ref(), prepared, &mut receiver)
             }
-            None => self.copy_stream(writer, parent.as_ref(), prepared, &mut receiver),
+            None => self.copy_stream(session, writer, parent.as_ref(), prepared, &mut receiver),
         };
         let mut copied = match copied {
             Ok(copied) => copied,
@@ -204,228 +179,6 @@ impl Run<'_> {
         Ok(Some(ParentFiles::read(&reader)?))
     }
 
-    fn copy_local(
-        &self,
-        session: &mut Connection,
-        writer: &mut BackupWriter,
-        directory: &Path,
-        parent: Option<&ParentFiles>,
-        prepared: Option<PreparedReceiver>,
-        receiver: &mut Option<RunningReceiver>,
-    ) -> Result<Copied> {
-        self.step(Step::Checkpoint, None);
-        let start = interruptible(session.cancel_handle(), self.cancel, || {
-            server::start(session, &self.label_text(writer), self.request.checkpoint)
-        })?;
-        self.observer.event(Event::StepFinished { step: Step::Checkpoint });
-        if let Some(mut prepared) = prepared {
-            let timeline = server::timeline(session)?;
-            self.keep_history(&mut prepared, timeline)?;
-            *receiver = Some(self.start_receiver(prepared, start, timeline)?);
-        }
-        let found = self.find_changes(session, directory, parent, start)?;
-        let reading = found.changes.as_ref().map(|changes| Reading {
-            changes,
-            rewrite: &self.plan.rewrite,
-            block_size: self.facts.block_size,
-        });
-        let walk = source_local::walk(directory, &self.facts)?;
-        for special in &walk.special {
-            self.observer.event(Event::Warning {
-                text: format!("`{special}` is neither a file nor a directory and is left out"),
-                hint: None,
-            });
-        }
-        self.step(Step::Copy, Some(walk.size_bytes));
-        let vanished = AtomicU64::new(walk.vanished);
-        let mut collector = self.collector(writer);
-        let receiving = receiver.as_ref();
-        copy(self.workers(start), &mut collector, self.observer, self.cancel, |sink| {
-            self.hand_out(&walk.entries, parent, reading.as_ref(), sink, receiving, &vanished)
-        })?;
-        // Last of all: a standby's control file says up to where replay must go.
-        let (bytes, mode, modified) = source_local::read_control_file(directory)?;
-        let old = take_parent(parent, CONTROL_FILE_PATH)?;
-        self.worker(start)
-            .process(whole_file(CONTROL_FILE_PATH, old, bytes, mode, modified), &mut |processed| {
-                collector.accept(processed).map(drop)
-            })?;
-        collector.drop_files(&parent.map(ParentFiles::left).unwrap_or_default())?;
-        let collected = collector.finish()?;
-        self.observer.event(Event::StepFinished { step: Step::Copy });
-        let stopped = server::stop(session)?;
-        let directory_mode = source_local::directory_mode(directory)?;
-        let changes = found.told();
-        Ok(Copied { collected, start, stopped, vanished: vanished.into_inner(), directory_mode, changes })
-    }
-
-    /// What may have changed since the parent, from the WAL since; nothing where that is not known, with the reason.
-    fn find_changes(
-        &self,
-        session: &mut Connection,
-        directory: &Path,
-        parent: Option<&ParentFiles>,
-        start: Lsn,
-    ) -> Result<FoundChanges> {
-        let Some(parent) = parent else { return Ok(FoundChanges::default()) };
-        let header = parent.reader().header();
-        if self.request.changes == ChangesChoice::Compare {
-            return Ok(FoundChanges {
-                changes: None,
-                reason: "every block was compared, as asked".to_owned(),
-            });
-        }
-        let shape = self.facts.shape();
-        let pg_wal = directory.join("pg_wal");
-        let timeline = server::timeline(session)?;
-        let answer = match comparable(header, &shape) {
-            Err(reason) => Err(reason),
-            Ok(()) => from_wal(&WalRequest {
-                archive: &self.archive,
-                local_wal: Some(&pg_wal),
-                parent: header,
-                start,
-                timeline,
-                cancel: self.cancel,
-            })?,
-        };
-        let found = match answer {
-            Ok(changes) => {
-                let (segments, blocks) = (changes.range().segments, changes.marked_blocks());
-                let reason = format!("{segments} WAL segments since the parent name {blocks} blocks");
-                FoundChanges { changes: Some(changes), reason }
-            }
-            Err(why) => {
-                let reason = format!("every block was compared: {why}");
-                if self.request.changes == ChangesChoice::Wal {
-                    self.observer.event(Event::Warning {
-                        text: format!("the WAL does not say what changed: {why}"),
-                        hint: Some("every block is read and compared instead, which is as good".to_owned()),
-                    });
-                }
-                FoundChanges { changes: None, reason }
-            }
-        };
-        self.observer.event(Event::Note { text: format!("changes: {}", found.reason) });
-        Ok(found)
-    }
-
-    fn hand_out(
-        &self,
-        entries: &[source_local::Entry],
-        parent: Option<&ParentFiles>,
-        reading: Option<&Reading<'_>>,
-        sink: &Sink<'_>,
-        receiver: Option<&RunningReceiver>,
-        vanished: &AtomicU64,
-    ) -> Result<()> {
-        let version_directory = self.facts.tablespace_directory();
-        let mut bundler = Bundler::new(self.facts.block_size, COMPARED_BYTES);
-        for (number, entry) in entries.iter().enumerate() {
-            if receiver.is_some_and(RunningReceiver::has_failed) {
-                return Err(Error::new(ErrorKind::Connect, "the WAL stream ended before the backup did")
-                    .hint("look at the server's log, then take the backup again"));
-            }
-            if entry.is_directory {
-                sink.directory(entry.path.clone(), entry.mode)?;
-                continue;
-            }
-            let old = take_parent(parent, &entry.path)?;
-            let spans = match reading {
-                Some(reading) => {
-                    let relation = RelationFile::parse_path(&entry.path, &version_directory);
-                    let bad = parent.map(|parent| parent.bad_pages_of(&entry.path)).unwrap_or_default();
-                    reading.of_file(relation.as_ref(), old.as_ref(), entry.size, &bad)?
-                }
-                None => None,
-            };
-            let block_size = self.facts.block_size;
-            let open = source_local::open(
-                entry,
-                number as u64,
-                &version_directory,
-                old,
-                spans.as_deref(),
-                block_size,
-            )?;
-            let Some(file) = open else {
-                vanished.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                if let Some(parent) = parent {
-                    parent.put_back(&entry.path);
-                }
-                continue;
-            };
-            for stretch in file.stretches() {
-                if let Some(work) = bundler.add(stretch) {
-                    sink.work(work)?;
-                }
-            }
-        }
-        match bundler.flush() {
-            Some(work) => sink.work(work),
-            None => Ok(()),
-        }
-    }
-
-    fn copy_stream(
-        &self,
-        writer: &mut BackupWriter,
-        parent: Option<&ParentFiles>,
-        prepared: Option<PreparedReceiver>,
-        receiver: &mut Option<RunningReceiver>,
-    ) -> Result<Copied> {
-        let mut connection = self.request.connection.connect_replication()?;
-        let directory_mode = connection
-            .show("data_directory_mode")
-            .ok()
-            .and_then(|text| u32::from_str_radix(&text, 8).ok())
-            .unwrap_or(0o700);
-        let options = BaseBackupOptions {
-            label: self.label_text(writer),
-            fast: self.request.checkpoint == Checkpoint::Fast,
-            progress: true,
-            tablespace_map: true,
-            max_rate_kib: None,
-            // We check pages ourselves: the server would end the backup at the first bad ones.
-            verify_checksums: false,
-            wal: false,
-            manifest: false,
-            incremental: false,
-        };
-        self.step(Step::Checkpoint, None);
-        let handle = connection.cancel_handle();
-        let mut stream = interruptible(handle, self.cancel, || Ok(connection.base_backup(&options)?))?;
-        self.observer.event(Event::StepFinished { step: Step::Checkpoint });
-        let (start, timeline) = (stream.start, stream.timeline);
-        if let Some(mut prepared) = prepared {
-            self.keep_history(&mut prepared, timeline)?;
-            *receiver = Some(self.start_receiver(prepared, start, timeline)?);
-        }
-        let total: Option<u64> =
-            stream.tablespaces.iter().map(|space| space.size_kib.map(|kib| kib * 1024)).sum();
-        self.step(Step::Copy, total);
-        let mut collector = self.collector(writer);
-        let mut texts = (None, None);
-        let cutter = StreamCutter::new(self.facts.tablespace_directory(), self.facts.block_size, parent);
-        let receiving = receiver.as_ref();
-        copy(self.workers(start), &mut collector, self.observer, self.cancel, |sink| {
-            texts = cut_stream(&mut stream, cutter, sink, receiving)?;
-            Ok(())
-        })?;
-        collector.drop_files(&parent.map(ParentFiles::left).unwrap_or_default())?;
-        let collected = collector.finish()?;
-        self.observer.event(Event::StepFinished { step: Step::Copy });
-        let (stop, _) = stream.finish()?;
-        let label = texts.0.ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, "the server sent a base backup without a backup_label")
-                .hint("take the backup again; if it stays, report this")
-        })?;
-        let stopped = StoppedBackup { stop, label, tablespace_map: texts.1.unwrap_or_default() };
-        let changes = parent
-            .map(|_| (ChangesFrom::Compare, "the server sent every block, and each was compared".to_owned()));
-        Ok(Copied { collected, start, stopped, vanished: 0, directory_mode, changes })
-    }
-
     /// Makes sure that every byte of WAL from the start to the stop is in the repository.
     fn secure_wal(
         &self,
@@ -466,14 +219,14 @@ impl Run<'_> {
         Ok(WalNeeded { mode, first: name(first), last: name(last) })
     }
 
-    fn keep_history(&self, prepared: &mut PreparedReceiver, timeline: TimelineId) -> Result<()> {
+    pub(super) fn keep_history(&self, prepared: &mut PreparedReceiver, timeline: TimelineId) -> Result<()> {
         match prepared.timeline_history(timeline)? {
             Some((_, bytes)) => put_history(&self.archive, self.record, timeline, &bytes),
             None => Ok(()),
         }
     }
 
-    fn start_receiver(
+    pub(super) fn start_receiver(
         &self,
         prepared: PreparedReceiver,
         start: Lsn,
@@ -489,16 +242,16 @@ impl Run<'_> {
         )
     }
 
-    fn collector<'w>(&self, writer: &'w mut BackupWriter) -> Collector<'w> {
+    pub(super) fn collector<'w>(&self, writer: &'w mut BackupWriter) -> Collector<'w> {
         let zero = self.stanza.repository().digest_key().zero_block(self.facts.block_size);
         Collector::new(writer, self.facts.block_size, zero)
     }
 
-    fn workers(&self, start: Lsn) -> Vec<Worker> {
+    pub(super) fn workers(&self, start: Lsn) -> Vec<Worker> {
         (0..self.request.jobs.max(1)).map(|_| self.worker(start)).collect()
     }
 
-    fn worker(&self, start: Lsn) -> Worker {
+    pub(super) fn worker(&self, start: Lsn) -> Worker {
         let key = self.stanza.repository().digest_key().clone();
         let rule = PageRule {
             block_size: self.facts.block_size as usize,
@@ -510,11 +263,11 @@ impl Run<'_> {
         Worker::new(encoder, rule, Arc::clone(&self.plan.rewrite))
     }
 
-    fn label_text(&self, writer: &BackupWriter) -> String {
+    pub(super) fn label_text(&self, writer: &BackupWriter) -> String {
         format!("pgkeep {}", writer.id())
     }
 
-    fn step(&self, step: Step, total_bytes: Option<u64>) {
+    pub(super) fn step(&self, step: Step, total_bytes: Option<u64>) {
         self.observer.event(Event::StepStarted { step, total_bytes });
     }
 
@@ -609,89 +362,12 @@ impl Run<'_> {
     }
 }
 
-/// Feeds the whole stream to the workers; answers the label and the tablespace map.
-fn cut_stream(
-    stream: &mut pgkeep_wire::BaseBackup<'_>,
-    mut cutter: StreamCutter<'_>,
-    sink: &Sink<'_>,
-    receiver: Option<&RunningReceiver>,
-) -> Result<(Option<String>, Option<String>)> {
-    let (mut label, mut map) = (None, None);
-    let mut take = |item| match item {
-        StreamItem::Work(work) => sink.work(work),
-        StreamItem::Directory { path, mode } => sink.directory(path, mode),
-        StreamItem::Label(text) => {
-            label = Some(text);
-            Ok(())
-        }
-        StreamItem::TablespaceMap(text) => {
-            map = Some(text);
-            Ok(())
-        }
-        // The cutter gives these only where it was told to expect them.
-        StreamItem::Scattered(blocks) => Err(Error::new(
-            ErrorKind::Internal,
-            format!("a part of `{}` was not asked for", blocks.file.path),
-        )
-        .hint("this is a defect of pgkeep: report it")),
-    };
-    let mut in_archive = false;
-    while let Some(event) = stream.next()? {
-        match event {
-            BaseBackupEvent::NewArchive { tablespace, .. } => {
-                if in_archive {
-                    cutter.end_archive()?;
-                }
-                in_archive = true;
-                cutter.begin_archive(tablespace);
-            }
-            BaseBackupEvent::Data(bytes) => cutter.feed(bytes, &mut take)?,
-            BaseBackupEvent::Progress(_) | BaseBackupEvent::NewManifest | BaseBackupEvent::Manifest(_) => {}
-        }
-        sink.check()?;
-        if receiver.is_some_and(RunningReceiver::has_failed) {
-            return Err(Error::new(ErrorKind::Connect, "the WAL stream ended before the backup did")
-                .hint("look at the server's log, then take the backup again"));
-        }
-    }
-    if in_archive {
-        cutter.end_archive()?;
-    }
-    cutter.flush(&mut take)?;
-    Ok((label, map))
-}
-
-fn take_parent(parent: Option<&ParentFiles>, path: &str) -> Result<Option<ParentFile>> {
-    match parent {
-        Some(parent) => parent.take(path),
-        None => Ok(None),
-    }
-}
-
-/// A file that is at hand, as work.
-fn whole_file(path: &str, parent: Option<ParentFile>, bytes: Vec<u8>, mode: u32, modified: i64) -> Work {
-    let size = bytes.len() as u64;
-    let file = Arc::new(SourceFile {
-        number: u64::MAX,
-        path: path.to_owned(),
-        mode,
-        modified,
-        size,
-        relation: None,
-        parent,
-        file: None,
-        stretches: 1,
-        read_end: AtomicU64::new(0),
-    });
-    let length = bytes.len();
-    Work {
-        padded_bytes: length,
-        stretches: vec![Stretch { file, offset: 0, length, bytes: Some(bytes), skipped: 0 }],
-    }
-}
-
 /// Runs a call that may wait for minutes on the server, and ends it there when the user asks to stop.
-fn interruptible<T>(handle: CancelHandle, cancel: &Cancel, call: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn interruptible<T>(
+    handle: CancelHandle,
+    cancel: &Cancel,
+    call: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let (done, wait) = crossbeam_channel::bounded::<()>(0);
     let outcome = std::thread::scope(|scope| {
         scope.spawn(move || {

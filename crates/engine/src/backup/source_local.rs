@@ -282,7 +282,7 @@ pub fn open(
         parent,
         file,
         // A file of which nothing is read is one empty stretch.
-        stretches: (parts.len() as u64).max(1),
+        stretches: AtomicU64::new((parts.len() as u64).max(1)),
         read_end: AtomicU64::new(0),
     });
     Ok(Some(OpenFile { file, parts }))

@@ -137,10 +137,6 @@ impl<'a> StreamCutter<'a> {
     /// Expects incremental files, of a cluster with segments of that many blocks. Without this a file of such a name is a
     /// file like any other.
     #[must_use]
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "asked for once the stream source takes incremental backups")
-    )]
     pub fn expecting_incremental(mut self, relation_segment_blocks: u32) -> StreamCutter<'a> {
         self.incremental = Some(relation_segment_blocks);
         self
@@ -234,7 +230,7 @@ impl<'a> StreamCutter<'a> {
                         modified: entry.mtime,
                         size: entry.size,
                         file: None,
-                        stretches: SourceFile::stretches_of(entry.size),
+                        stretches: AtomicU64::new(SourceFile::stretches_of(entry.size)),
                         read_end: AtomicU64::new(0),
                     }),
                     offset: 0,

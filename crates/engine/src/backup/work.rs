@@ -36,8 +36,8 @@ pub struct SourceFile {
     pub parent: Option<ParentFile>,
     /// The open file; none where the bytes travel with the work.
     pub file: Option<File>,
-    /// How many stretches the file is cut into.
-    pub stretches: u64,
+    /// How many stretches the file is cut into; `u64::MAX` as long as that is not known.
+    pub stretches: AtomicU64,
     /// The end of the last byte that was really read.
     pub read_end: AtomicU64,
 }

@@ -367,7 +367,7 @@ mod tests {
             relation: RelationFile::parse_path(path, "PG_18_202506291"),
             file: None,
             parent: None,
-            stretches: 1,
+            stretches: AtomicU64::new(1),
             read_end: AtomicU64::new(0),
         });
         Stretch { file, offset: 0, length: bytes.len(), bytes: Some(bytes), skipped: 0 }
