@@ -166,9 +166,12 @@ fn before_the_parent(cluster: &Cluster) {
          CREATE INDEX ON indexed (id);
          CREATE SEQUENCE s;
          CREATE DATABASE doomed;
-         CREATE DATABASE moved;",
+         CREATE DATABASE moved;
+         CREATE DATABASE returned;",
     );
     cluster.sql_db("moved", "CREATE TABLE t AS SELECT n, repeat('x', 100) FROM generate_series(1, 5000) n");
+    cluster
+        .sql_db("returned", "CREATE TABLE t AS SELECT n, repeat('x', 100) FROM generate_series(1, 5000) n");
     cluster.sql_db("doomed", "CREATE TABLE t AS SELECT n FROM generate_series(1, 5000) n");
     // Rows whose outcome no page knows yet: the first reader sets hints, in index pages too.
     cluster.sql(
@@ -212,6 +215,10 @@ fn after_the_parent(cluster: &Cluster) {
     } else {
         cluster.sql("CREATE DATABASE by_file TEMPLATE moved");
     }
+    // What changed there is marked there; back here the files have the same names as in the parent.
+    cluster.sql("ALTER DATABASE returned SET TABLESPACE elsewhere");
+    cluster.sql_db("returned", "UPDATE t SET n = n + 1 WHERE n % 1000 = 0");
+    cluster.sql("ALTER DATABASE returned SET TABLESPACE pg_default");
     cluster.sql_db("by_file", "UPDATE t SET n = n + 1 WHERE n % 1000 = 0");
     cluster.sql_db("moved", "DELETE FROM t WHERE n < 100");
 }
