@@ -4,9 +4,11 @@
 //! merged summary is in memory. The range is everything from the parent's start to the start of this backup, along the
 //! server's history. Around these two positions whole segments are taken: what is marked too much is read and found equal.
 //!
-//! A segment that is not archived yet is summarized from the server's `pg_wal`, where the caller has that at hand. The last
-//! archived segment is compared with the server's own file as well: a copy of the cluster that runs elsewhere under the
-//! same identity would otherwise go unnoticed.
+//! Where the server's `pg_wal` is at hand, the segment that holds the start is taken from there, whatever the archive has:
+//! the server is writing it, and it must follow what came before. Segments that are not archived yet are summarized from
+//! there too, and the last archived one is compared with the server's own file, if that is still there. Without `pg_wal`
+//! nothing proves that the archive holds the log of this very server, and not that of a copy of the cluster that runs
+//! elsewhere under the same identity and timeline.
 
 use std::path::Path;
 
@@ -33,7 +35,8 @@ const LONG_PAGE_HEADER: u64 = 40;
 pub struct WalRequest<'a> {
     /// The archive of the cluster.
     pub archive: &'a WalArchive,
-    /// `pg_wal` of the running server, where it is on this machine.
+    /// `pg_wal` of the running server, where it is on this machine. Leave it out only where it is known otherwise that this
+    /// server writes to this archive.
     pub local_wal: Option<&'a Path>,
     /// The parent backup.
     pub parent: &'a ManifestHeader,
@@ -86,7 +89,7 @@ impl From<Error> for Stop {
 #[derive(Debug, PartialEq, Eq)]
 struct Needed {
     number: SegmentNumber,
-    /// Up to where its WAL counts: its end, except in the segment that holds the start of the new backup.
+    /// Up to where its WAL must be there: its end, except in the segment that holds the start of the new backup.
     upto: Lsn,
     /// The names under which that WAL is, newest timeline first; a newer one begins with a copy of the older one's part.
     names: Vec<WalSegmentName>,
@@ -108,34 +111,31 @@ fn find(request: &WalRequest<'_>) -> Result<ChangedBlocks, Stop> {
         .into());
     }
     let size = archive.segment_size();
-    let needed = needed_segments(&path, size, parent.start_lsn, start);
+    let boundary = size.start_of(size.segment_at(start));
+    // A backup on a primary switches to a new segment: most often there is nothing before its start but a page header.
+    let is_next_to_boundary = size.offset_of(start) <= LONG_PAGE_HEADER;
+    let end = if request.local_wal.is_some() || is_next_to_boundary { boundary } else { start };
+    let needed = needed_segments(&path, size, parent.start_lsn, end);
+    let mut segments = needed.len() as u64;
     let mut range: Option<RangeSummary> = None;
     let mut last_archived = None;
     for batch in needed.chunks(BATCH) {
         request.cancel.check()?;
         for (summary, is_archived) in read_batch(request, &index, batch)? {
-            let segment = WalSegmentName::at(summary.timeline, summary.start, size).file_name(size);
-            refuse_unknown(summary.flags, &segment)?;
-            match &mut range {
-                None => range = Some(RangeSummary::new(&summary)),
-                Some(range) => range
-                    .push(&summary)
-                    .map_err(|error| NotUsable::DoesNotFollow { segment: segment.clone(), error })?,
-            }
-            if let Some(range) = &mut range {
-                // The record that crossed into this segment.
-                refuse_unknown(range.flags, &segment)?;
-                range.restore_points.clear();
-            }
+            add(&mut range, &summary, size)?;
             if is_archived && summary.end <= start {
                 last_archived = Some(summary);
             }
         }
     }
-    if let (Some(pg_wal), Some(summary)) = (request.local_wal, last_archived) {
-        confirm_log(pg_wal, &summary, size)?;
+    if let Some(pg_wal) = request.local_wal {
+        if let Some(summary) = last_archived {
+            confirm_log(pg_wal, &summary, size)?;
+        }
+        add(&mut range, &segment_of_start(request, pg_wal, &path)?, size)?;
+        segments = segments.saturating_add(1);
     }
-    // `needed` has at least the segment of the parent's start: it lies before `start`.
+    // There is at least the segment of the parent's start: it lies before `start`.
     let Some(range) = range else {
         return Err(missing(WalSegmentName::at(parent.timeline, parent.start_lsn, size), size).into());
     };
@@ -143,8 +143,51 @@ fn find(request: &WalRequest<'_>) -> Result<ChangedBlocks, Stop> {
         let segment = WalSegmentName::at(timeline, tail.start, size).file_name(size);
         return Err(NotUsable::ShortSegment { segment, at: tail.start, needed: start }.into());
     }
-    let looked_at = WalRange { start: parent.start_lsn, end: start, segments: needed.len() as u64 };
+    let looked_at = WalRange { start: parent.start_lsn, end: start, segments };
     Ok(ChangedBlocks::new(range.blocks, looked_at, parent))
+}
+
+/// Adds the next segment to the range.
+fn add(
+    range: &mut Option<RangeSummary>,
+    summary: &SegmentSummary,
+    size: WalSegmentSize,
+) -> Result<(), NotUsable> {
+    let segment = WalSegmentName::at(summary.timeline, summary.start, size).file_name(size);
+    refuse_unknown(summary.flags, &segment)?;
+    let range = match range {
+        None => range.insert(RangeSummary::new(summary)),
+        Some(range) => {
+            range
+                .push(summary)
+                .map_err(|error| NotUsable::DoesNotFollow { segment: segment.clone(), error })?;
+            range
+        }
+    };
+    // Those of the record that crossed into this segment.
+    refuse_unknown(range.flags, &segment)?;
+    range.restore_points.clear();
+    Ok(())
+}
+
+/// The segment that holds the start of the new backup, as far as the server has written it.
+fn segment_of_start(
+    request: &WalRequest<'_>,
+    pg_wal: &Path,
+    path: &TimelinePath,
+) -> Result<SegmentSummary, NotUsable> {
+    let size = request.archive.segment_size();
+    let number = size.segment_at(request.start);
+    let names = names_of(path, size, number, request.start);
+    for name in names.iter().copied() {
+        // What comes after the start marks a few blocks too many; its first record proves that it follows.
+        let end = size.end_of(number);
+        if let Some(summary) = local_wal::summary(pg_wal, name, size, end, request.start)? {
+            check_identity(&summary, name, request.parent.system_identifier, size)?;
+            return Ok(summary);
+        }
+    }
+    Err(missing(WalSegmentName { timeline: request.timeline, number }, size))
 }
 
 /// The server's history: from the archive, from the server, and where both have it, the same.
@@ -174,22 +217,33 @@ fn agree(one: &TimelineHistory, other: &TimelineHistory) -> bool {
     switches(one) == switches(other)
 }
 
-/// The segments from the one that holds `from` to the one that holds the byte before `start`.
-fn needed_segments(path: &TimelinePath, size: WalSegmentSize, from: Lsn, start: Lsn) -> Vec<Needed> {
-    // A backup on a primary switches to a new segment: before its start there is nothing in it but a page header.
-    let end =
-        if size.offset_of(start) <= LONG_PAGE_HEADER { size.start_of(size.segment_at(start)) } else { start };
+/// The segments from the one that holds `from` to the one that holds the byte before `end`.
+fn needed_segments(path: &TimelinePath, size: WalSegmentSize, from: Lsn, end: Lsn) -> Vec<Needed> {
+    if end <= from {
+        return Vec::new();
+    }
     let (first, last) = (size.segment_at(from).0, size.segment_before(end).0);
     (first..=last)
         .map(SegmentNumber)
         .map(|number| {
             let upto = end.min(size.end_of(number));
-            let holds = |step: &&crate::history::PathStep| {
-                size.segment_at(step.from) <= number && step.to.is_none_or(|to| to >= upto)
-            };
-            let name = |step: &crate::history::PathStep| WalSegmentName { timeline: step.timeline, number };
-            Needed { number, upto, names: path.steps().iter().rev().filter(holds).map(name).collect() }
+            Needed { number, upto, names: names_of(path, size, number, upto) }
         })
+        .collect()
+}
+
+/// The names under which the path's WAL in a segment may be, up to `upto`; newest timeline first.
+fn names_of(
+    path: &TimelinePath,
+    size: WalSegmentSize,
+    number: SegmentNumber,
+    upto: Lsn,
+) -> Vec<WalSegmentName> {
+    path.steps()
+        .iter()
+        .rev()
+        .filter(|step| size.segment_at(step.from) <= number && step.to.is_none_or(|to| to >= upto))
+        .map(|step| WalSegmentName { timeline: step.timeline, number })
         .collect()
 }
 
@@ -229,7 +283,7 @@ fn read_one(
     }
     if let Some(pg_wal) = request.local_wal {
         for name in &needed.names {
-            if let Some(summary) = local_wal::summary(pg_wal, *name, size, needed.upto)? {
+            if let Some(summary) = local_wal::summary(pg_wal, *name, size, needed.upto, needed.upto)? {
                 check_identity(&summary, *name, request.parent.system_identifier, size)?;
                 return Ok((summary, false));
             }
@@ -294,7 +348,8 @@ fn check_identity(
 fn confirm_log(pg_wal: &Path, archived: &SegmentSummary, size: WalSegmentSize) -> Result<(), NotUsable> {
     let name = WalSegmentName::at(archived.timeline, archived.start, size);
     let segment = name.file_name(size);
-    match local_wal::summary(pg_wal, name, size, size.end_of(name.number)) {
+    let end = size.end_of(name.number);
+    match local_wal::summary(pg_wal, name, size, end, end) {
         Ok(None) => Ok(()),
         Ok(Some(local)) if local == *archived => Ok(()),
         Ok(Some(_)) => Err(NotUsable::OtherLog { segment }),

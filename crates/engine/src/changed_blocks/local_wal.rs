@@ -17,17 +17,18 @@ use super::NotUsable;
 /// Bytes of the header of a WAL page that is not the first of its segment.
 const PAGE_HEADER: u64 = 24;
 
-/// The summary of a segment in `pg_wal`, up to `upto`, which must be the start of a record or the segment's end; none where
-/// there is no such file.
+/// The summary of a segment in `pg_wal`, of what is valid in it before `read_to`; none where there is no such file. Its WAL
+/// must reach `needed`, which is the start of a record or the segment's end.
 pub(super) fn summary(
     pg_wal: &Path,
     name: WalSegmentName,
     size: WalSegmentSize,
-    upto: Lsn,
+    read_to: Lsn,
+    needed: Lsn,
 ) -> Result<Option<SegmentSummary>, NotUsable> {
     let segment = name.file_name(size);
     let damaged = |what: String| NotUsable::DamagedSegment { segment: segment.clone(), what };
-    let length = upto.0.saturating_sub(size.start_of(name.number).0).min(size.bytes());
+    let length = read_to.0.saturating_sub(size.start_of(name.number).0).min(size.bytes());
     let bytes = match read_start(&pg_wal.join(&segment), length) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(None),
@@ -38,9 +39,10 @@ pub(super) fn summary(
     let page_size = header_of(&bytes).map_err(|error| damaged(error.to_string()))?.page_size;
     // A record that would start right at a border of pages starts after the page's header.
     let is_at_page = summary.end.0.is_multiple_of(u64::from(page_size.max(1)));
-    let is_reached = summary.end >= upto || (is_at_page && summary.end.saturating_add(PAGE_HEADER) == upto);
+    let is_reached =
+        summary.end >= needed || (is_at_page && summary.end.saturating_add(PAGE_HEADER) == needed);
     if !is_reached {
-        return Err(NotUsable::ShortSegment { segment, at: summary.end, needed: upto });
+        return Err(NotUsable::ShortSegment { segment, at: summary.end, needed });
     }
     Ok(Some(summary))
 }

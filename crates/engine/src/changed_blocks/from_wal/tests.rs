@@ -379,7 +379,9 @@ fn the_history_must_be_known_and_be_the_servers() {
     let pg_wal = place.pg_wal();
     fs::write(pg_wal.join("00000002.history"), format!("1\t{}\tx\n", at(8, 0))).unwrap();
     place.put(&segment(2, 8));
-    assert!(place.ask_with(&parent(), at(9, 40), 2, Some(&pg_wal)).is_ok());
+    // The history is not what is missing now, but the segment that the server writes.
+    let no_segment = NotUsable::MissingSegment { segment: name(2, 9) };
+    assert_eq!(place.ask_with(&parent(), at(9, 40), 2, Some(&pg_wal)).unwrap_err(), no_segment);
     // Another server took the same timeline, and archived its history.
     place.put_history(2, &format!("1\t{}\ty\n", at(7, 0)));
     assert_eq!(
@@ -389,7 +391,7 @@ fn the_history_must_be_known_and_be_the_servers() {
     // The same but for the reason.
     fs::write(pg_wal.join("00000002.history"), format!("1\t{}\tz\n", at(7, 0))).unwrap();
     place.put(&segment(2, 7));
-    assert!(place.ask_with(&parent(), at(9, 40), 2, Some(&pg_wal)).is_ok());
+    assert_eq!(place.ask_with(&parent(), at(9, 40), 2, Some(&pg_wal)).unwrap_err(), no_segment);
     fs::write(pg_wal.join("00000002.history"), "rubbish").unwrap();
     let reason = place.ask_with(&parent(), at(9, 40), 2, Some(&pg_wal)).unwrap_err();
     assert!(matches!(reason, NotUsable::DamagedArchive { .. }));
@@ -429,8 +431,8 @@ fn names_follow_the_history() {
         ancestors: vec![ancestor(1, at(4, 100)), ancestor(2, at(4, 900))],
     };
     let path = TimelinePath::of_history(&history);
-    let names = |from, start| -> Vec<Vec<u32>> {
-        needed_segments(&path, size(), from, start)
+    let names = |from, end| -> Vec<Vec<u32>> {
+        needed_segments(&path, size(), from, end)
             .into_iter()
             .map(|needed| needed.names.iter().map(|name| name.timeline.get()).collect())
             .collect()
@@ -440,4 +442,5 @@ fn names_follow_the_history() {
     // Up to before the first fork any of the three has it.
     assert_eq!(names(at(4, 0), at(4, 100)), [vec![3, 2, 1]]);
     assert_eq!(names(at(4, 0), at(4, 800)), [vec![3, 2]]);
+    assert_eq!(names(at(4, 40), at(4, 0)), Vec::<Vec<u32>>::new());
 }
