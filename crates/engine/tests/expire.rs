@@ -53,7 +53,11 @@ fn files(root: &Path) -> BTreeSet<PathBuf> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten() {
             let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { drop(found.insert(path)) }
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path);
+            }
         }
     }
     found
@@ -268,7 +272,7 @@ fn killed_after_any_removal_every_listed_backup_is_whole_and_the_next_run_finish
         }
         assert_eq!(output.status.signal(), Some(9), "{}", said(&output));
         run(&count(&location, 1));
-        assert_eq!(ids(&location), [last.clone()]);
+        assert_eq!(ids(&location), std::slice::from_ref(&last));
         prove_listed(&location);
         run(&count(&location, 1));
         assert_eq!(objects(&root), finished, "killed after {after} removals");
