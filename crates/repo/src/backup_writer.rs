@@ -443,6 +443,10 @@ impl BackupWriter {
         let key = key::manifest(self.stanza.name(), self.id);
         match store.put_new_chunks(&key, chunks) {
             Ok(true) => Ok(header),
+            Ok(false) if lease::is_void(&self.stanza, self.id)? => {
+                self.settled = false;
+                Err(RepoError::Fenced { id: self.id, key })
+            }
             Ok(false) => Err(RepoError::AlreadyExists { key }),
             Err(error) => {
                 // The manifest may be there in spite of the error, and then it needs its packs. Only of a full disk is it

@@ -2,7 +2,7 @@
 //!
 //! [`Store`] is the storage beneath, [`Repository`] and [`Stanza`] name what is in it. A [`BackupWriter`] turns frames
 //! (made by [`BlockEncoder`]s) into packs and commits a manifest; a [`BackupReader`] gives files, block maps and, by
-//! [`FrameFetcher`], proved bytes. [`WalArchive`] keeps WAL files. The bytes are specified in `docs/format/`.
+//! [`FrameFetcher`], proved bytes. [`WalArchive`] keeps WAL files. [`Removal`] takes away what nothing needs. The bytes are specified in `docs/format/`.
 //!
 //! Invariants: nothing is overwritten or renamed; a backup exists when its manifest does, and the manifest is written
 //! after everything that it needs; stored bytes are checked before they are believed. A crash at any point leaves a

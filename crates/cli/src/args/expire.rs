@@ -10,8 +10,8 @@ Examples:
   pgkeep expire --repo /srv/backup --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --keep-wal 14d
   pgkeep expire --repo /srv/backup --backup 000007
 
-A backup stays when any rule keeps it. Periods are in UTC. With the same settings under `[retention]`
-in the configuration file, `pgkeep backup` expires by itself.";
+A backup stays when any rule keeps it. Periods are in UTC. With the same settings in the
+configuration file, under `[retention]`, `pgkeep backup` expires by itself.";
 
 const HOLD_EXAMPLES: &str = "\
 Examples:

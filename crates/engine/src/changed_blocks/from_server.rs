@@ -103,11 +103,22 @@ pub fn check_server(
             timeline: path.target(),
         }));
     }
-    // What the server has not summarized yet it will before it answers to BASE_BACKUP.
-    allowed(available(session, parent.start_lsn).map(|summaries| {
-        let newest = summaries.iter().map(|summary| summary.end).max().unwrap_or(parent.start_lsn);
-        covered(&summaries, path, parent.start_lsn, newest.max(parent.start_lsn.saturating_add(1)))
+    // What the server has not summarized yet it will before it answers to BASE_BACKUP; right after the parent that may be all
+    // of it. Whether it really has everything is looked at again once the start is known.
+    allowed(available(session, parent.start_lsn).and_then(|summaries| {
+        let newest = summaries.iter().map(|summary| summary.end).max();
+        let until = newest.unwrap_or(parent.start_lsn).max(summarized(session)?);
+        Ok(covered(&summaries, path, parent.start_lsn, until))
     }))
+}
+
+/// Up to where the server has summarized its WAL.
+fn summarized(session: &mut Connection) -> Result<Lsn, WireError> {
+    let rows = session.query("select summarized_lsn from pg_get_wal_summarizer_state()")?;
+    match rows.first() {
+        Some(row) => row.parse("summarized_lsn"),
+        None => Ok(Lsn::INVALID),
+    }
 }
 
 /// The limits for a backup that starts at `start`. Asked once the server has answered with that position: then it has

@@ -1,6 +1,6 @@
 //! `expire`, `hold` and `release`: which backups, packs and WAL go, and making them go.
 //!
-//! request → plan → run → report. The [policy](self::policy) decides on backups, [`wal_need`] on WAL, [`plan`] puts both
+//! request → plan → run → report. `policy` decides on backups, `wal_need` on WAL, `plan` puts both
 //! together; all of it is decided before anything is said to go, and once more after the grace time, and only what both
 //! times was to go does. What keeps a running backup and a killed `expire` from losing anything is in `pgkeep-repo`
 //! (`removal.rs`) and in `docs/design/0007-two-phase-deletion.md`.

@@ -319,6 +319,19 @@ fn a_backup_that_was_given_up_cannot_be_committed_even_if_it_asked_before() {
 }
 
 #[test]
+fn a_writer_whose_place_was_taken_is_told_that_it_was_given_up() {
+    let stanza = stanza();
+    let mut writer = stanza.begin_backup(now(), info()).unwrap();
+    writer.add_directory("base", 0o700, 0).unwrap();
+    let key = stanza.repository().digest_key().clone();
+    let frame = crate::BlockEncoder::new(Compression::None, key, 8192).encode(&[1; 8192]);
+    writer.append(frame).unwrap();
+    assert!(lease::void(&stanza, writer.id()).unwrap());
+    assert!(matches!(writer.commit(ManifestHeader::default()), Err(RepoError::Fenced { .. })));
+    assert!(stored(&stanza).is_empty() && ids(&stanza).is_empty());
+}
+
+#[test]
 fn a_running_backup_below_protects_itself_from_the_fence_above() {
     let stanza = stanza();
     let young: Timestamp = "2026-12-22T09:30:00Z".parse().unwrap();
@@ -349,8 +362,11 @@ fn packs_that_an_unreadable_manifest_may_need_stay() {
 #[test]
 fn epochs_are_never_given_out_twice() {
     let stanza = stanza();
-    let last = (0..3).map(|_| backup(&stanza, 1, &[])).next_back().unwrap();
+    for _ in 0..3 {
+        backup(&stanza, 1, &[]);
+    }
     let all = ids(&stanza);
+    let last = all[2];
     expire(&stanza, &all);
     expire(&stanza, &[]);
     expire(&stanza, &[]);
