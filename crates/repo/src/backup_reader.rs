@@ -166,6 +166,18 @@ impl BackupReader {
         &self.inner.header
     }
 
+    /// The key of its manifest, for messages.
+    #[must_use]
+    pub fn manifest_key(&self) -> &str {
+        &self.inner.manifest_key
+    }
+
+    /// The stored bytes of its manifest.
+    #[must_use]
+    pub fn manifest_bytes(&self) -> u64 {
+        self.inner.preamble.files_offset().saturating_add(self.inner.preamble.files_stored)
+    }
+
     /// Everything in the backup, sorted by path.
     #[must_use]
     pub fn files(&self) -> Files {
@@ -227,7 +239,7 @@ impl BackupReader {
         wal_object::decode(&key, &bytes, repository.id_bytes(), repository.digest_key())
     }
 
-    fn piece<T>(
+    pub(crate) fn piece<T>(
         &self,
         kind: FrameKind,
         piece: &PieceRef,
@@ -239,7 +251,7 @@ impl BackupReader {
         decode(bytes).map_err(|m| self.corrupt(piece, m))
     }
 
-    fn corrupt(&self, piece: &PieceRef, malformed: Malformed) -> RepoError {
+    pub(crate) fn corrupt(&self, piece: &PieceRef, malformed: Malformed) -> RepoError {
         RepoError::corrupt(self.inner.fetcher.pack_key(&piece.frame), piece.frame.offset, malformed.0)
     }
 

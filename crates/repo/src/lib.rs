@@ -25,6 +25,7 @@ mod key;
 mod lease;
 mod manifest;
 mod manifest_writer;
+mod map_leaves;
 mod map_writer;
 mod pack;
 mod pack_check;
@@ -53,6 +54,7 @@ pub use manifest::{
     BackupKind, BadPages, BadPagesOfFile, ExternalFile, FileEntry, FileKind, FileMeta, ManifestHeader,
     PackEntry, Tablespace, Totals, WalMode, WalNeeded,
 };
+pub use map_leaves::{MapLeaf, MapLeaves};
 pub use pack::{IndexEntry, PackHeader};
 pub use pack_check::{PackCheck, PackContents};
 pub use report::ReportName;
