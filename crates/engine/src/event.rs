@@ -26,6 +26,12 @@ pub enum Step {
     Write,
     /// What was written is made durable.
     Sync,
+    /// Stored bytes are read and proved.
+    Verify,
+    /// A restored server replays WAL.
+    Recover,
+    /// A restored server is questioned.
+    Question,
 }
 
 /// Something that happened.

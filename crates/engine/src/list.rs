@@ -16,6 +16,7 @@ use pgkeep_repo::{
 use crate::archive_index::ArchiveIndex;
 use crate::backup::{BadPages, SourceKind, WalMode};
 use crate::recovery_window::{BackupExtent, RecoveryWindow, is_harmful, missing_for, windows};
+use crate::verify::{BackupVerification, Damage, Memory};
 use crate::wal::push::newest_record;
 use crate::{Error, ErrorKind, Location, Result};
 
@@ -48,14 +49,16 @@ pub struct BackupSummary {
     pub size_bytes: u64,
     /// Bytes that it added to the repository.
     pub stored_bytes: u64,
-    /// Whether it can be restored: all of its WAL is there and its manifest is sound.
+    /// Whether it can be restored: all of its WAL is there, its manifest is sound, and no damage is known.
     pub restorable: bool,
     /// Why not.
     pub problem: Option<String>,
+    /// What `verify` found; none where it never looked.
+    pub verified: Option<BackupVerification>,
 }
 
 /// A stretch of time and WAL in which every moment can be recovered.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Window {
     /// The backup that it starts with.
     pub backup: String,
@@ -104,6 +107,8 @@ pub struct ListReport {
     pub windows: Vec<Window>,
     /// By timeline and position.
     pub gaps: Vec<Gap>,
+    /// What `verify` found and did not prove to be good since.
+    pub damage: Vec<Damage>,
 }
 
 /// Everything that is known of one backup.
@@ -157,18 +162,22 @@ pub fn list(location: &Location) -> Result<ListReport> {
 /// Lists a stanza that is open.
 pub(crate) fn list_stanza(stanza: &Stanza) -> Result<ListReport> {
     let listings = stanza.backups()?;
+    let memory = Memory::load(stanza)?;
     let mut report = ListReport {
         stanza: stanza.name().to_string(),
         system_identifier: newest_record(stanza)?.system_identifier,
         backups: Vec::new(),
         windows: Vec::new(),
         gaps: Vec::new(),
+        damage: memory.known().damage,
     };
     for record in stanza.records() {
         let contents = RecordContents::load(stanza, record, &listings)?;
-        report.backups.extend(contents.headers.iter().map(|header| contents.summary(header)));
-        report.windows.extend(contents.windows());
+        let summary = |header| with_verification(contents.summary(header), header, &memory);
+        report.backups.extend(contents.headers.iter().map(summary));
+        // A segment that is there and damaged is no gap, though nothing can be replayed beyond it.
         report.gaps.extend(contents.gaps());
+        report.windows.extend(contents.without_damage(&memory).windows());
     }
     report.backups.extend(listings.iter().filter_map(unreadable));
     // Ids begin with a number that grows.
@@ -199,10 +208,11 @@ fn show_backup(location: &Location, id: &str) -> Result<ShowReport> {
     let archive = stanza.wal(record);
     let index = ArchiveIndex::load(&archive)?;
     let contents = RecordContents { archive, index, headers: vec![header.clone()] };
+    let memory = Memory::load(&stanza)?;
     let missing = missing_for(&contents.index, &extent(&header, &contents.index));
     let bad_pages = bad_pages_of(&header);
     Ok(ShowReport {
-        summary: contents.summary(&header),
+        summary: with_verification(contents.summary(&header), &header, &memory),
         stanza: location.stanza.clone(),
         system_identifier: header.system_identifier,
         server_version: header.server_version_num,
@@ -241,7 +251,7 @@ pub(crate) fn find_backup(
     choose(ids.collect(), id, stanza.name().as_str())
 }
 
-fn choose(mut ids: Vec<BackupId>, id: &str, stanza: &str) -> Result<BackupId> {
+pub(crate) fn choose(mut ids: Vec<BackupId>, id: &str, stanza: &str) -> Result<BackupId> {
     ids.sort();
     let Some(newest) = ids.last() else {
         return Err(Error::new(
@@ -303,6 +313,7 @@ fn unreadable(listing: &BackupListing) -> Option<BackupSummary> {
         size_bytes: 0,
         stored_bytes: 0,
         restorable: false,
+        verified: None,
         problem: Some(match error {
             RepoError::Corrupt { .. } | RepoError::NewerFormat { .. } => error.to_string(),
             other => format!("the manifest cannot be read: {other}"),
@@ -359,6 +370,31 @@ impl RecordContents {
             stored_bytes: header.totals.stored_bytes,
             restorable: problem.is_none(),
             problem,
+            verified: None,
+        }
+    }
+
+    /// The same without the backups and segments that are known to be damaged: what can still be recovered.
+    fn without_damage(self, memory: &Memory) -> RecordContents {
+        let damage = memory.known();
+        if damage.damage.is_empty() {
+            return self;
+        }
+        let size = self.index.segment_size();
+        let segment_of = |object: &str| {
+            let name = WalSegmentName::parse(object.rsplit('/').next()?, size)?;
+            (self.archive.key(WalFileName::Segment(name)) == object).then_some(name)
+        };
+        let fatal = damage.damage.iter().filter(|damage| damage.kind.is_fatal());
+        let segments = fatal.filter_map(|damage| segment_of(&damage.object)).collect();
+        RecordContents {
+            index: self.index.without_segments(&segments),
+            headers: self
+                .headers
+                .into_iter()
+                .filter(|header| !damage.is_damaged(&header.id.to_string()))
+                .collect(),
+            archive: self.archive,
         }
     }
 
@@ -427,7 +463,32 @@ impl RecordContents {
     }
 }
 
-fn extent(header: &ManifestHeader, index: &ArchiveIndex) -> BackupExtent {
+/// Adds what `verify` knows; damage that it found is a reason not to count on the backup.
+fn with_verification(mut summary: BackupSummary, header: &ManifestHeader, memory: &Memory) -> BackupSummary {
+    summary.verified = memory.of_backup(header);
+    let known = memory.known();
+    let places: Vec<&Damage> = known.of_backup(&summary.id).collect();
+    if let (None, Some(first)) = (&summary.problem, places.first()) {
+        let more = match places.len() {
+            1 => String::new(),
+            count => format!(", and {} more places", count - 1),
+        };
+        summary.restorable = false;
+        summary.problem = Some(format!("damage was found: `{}`: {}{more}", first.object, first.what));
+    }
+    summary
+}
+
+/// The windows of one cluster when only these backups, in the order of their ends, and these segments count.
+pub(crate) fn windows_of(
+    archive: &WalArchive,
+    index: &ArchiveIndex,
+    headers: &[ManifestHeader],
+) -> Vec<Window> {
+    RecordContents { archive: archive.clone(), index: index.clone(), headers: headers.to_vec() }.windows()
+}
+
+pub(crate) fn extent(header: &ManifestHeader, index: &ArchiveIndex) -> BackupExtent {
     let size = index.segment_size();
     BackupExtent {
         id: header.id.to_string(),

@@ -8,6 +8,7 @@ pub(crate) mod connection;
 pub(crate) mod init;
 pub(crate) mod restore;
 pub(crate) mod show;
+pub(crate) mod verify;
 pub(crate) mod wal;
 
 use std::path::PathBuf;
@@ -94,6 +95,8 @@ pub(crate) enum Verb {
     Show(show::ShowArgs),
     /// Try the set-up end to end and say what is wrong with it
     Check(show::CheckArgs),
+    /// Prove that what is stored is what was written, or try a restore with a real server
+    Verify(Box<verify::VerifyArgs>),
     /// Show the configuration
     Config(config::ConfigArgs),
     /// Print the version

@@ -7,6 +7,7 @@ mod backup;
 mod config;
 mod restore;
 mod tell;
+mod verify;
 mod wal;
 
 use pgkeep_engine::{Location, Result};
@@ -85,6 +86,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Verb::List(_) => tell::list(&Context::new(global, Vec::new())?),
         Verb::Show(args) => tell::show(&Context::new(global, Vec::new())?, &args),
         Verb::Check(args) => tell::check(&Context::new(global, args.flags())?, &args),
+        Verb::Verify(args) => verify::verify(&Context::new(global, args.flags())?, *args),
         Verb::Config(args) => config::config(&Context::new(global, Vec::new())?, &args),
         Verb::Version => version(&global),
     }

@@ -207,6 +207,9 @@ fn words(step: Step) -> &'static str {
         Step::Prove => "proving the target",
         Step::Write => "writing files",
         Step::Sync => "making the files durable",
+        Step::Verify => "verifying",
+        Step::Recover => "waiting for recovery",
+        Step::Question => "asking the restored server",
     }
 }
 
