@@ -8,6 +8,7 @@ pub mod archive_index;
 pub mod backup;
 pub mod check;
 pub mod connection;
+pub mod drill;
 pub mod error;
 mod error_conversion;
 pub mod event;

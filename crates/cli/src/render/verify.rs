@@ -1,5 +1,6 @@
 //! The results of `verify` for people, and what `list` and `show` say of them.
 
+use pgkeep_engine::drill::DrillReport;
 use pgkeep_engine::verify::{BackupVerification, Damage, DamageKind, DamagedFile, VerifyReport};
 
 use super::quantity::{count, moment, size};
@@ -173,6 +174,74 @@ fn listed(lines: impl ExactSizeIterator<Item = String>) -> String {
     let mut text: String = lines.take(SHOWN).collect();
     if more > 0 {
         text.push_str(&format!("  … and {more} more: `--json` tells all\n"));
+    }
+    text
+}
+
+/// The result of a drill.
+pub(crate) fn drill(report: &DrillReport) -> String {
+    let head = match (report.dry_run, report.ok) {
+        (true, _) => "dry run: nothing was restored; the target can be reached\n",
+        (false, true) => "the drill succeeded: this backup restores, starts and answers\n",
+        (false, false) => "the drill FAILED\n",
+    };
+    let mut fields = Fields(Vec::new());
+    fields.add("backup", format!("{}: {}", report.backup, report.backup_reason));
+    fields.add("target", report.proof.description.clone());
+    fields.add("server", format!("PostgreSQL {}", super::quantity::server_version(report.server_version)));
+    if let Some(seconds) = report.time_to_first_query_seconds {
+        fields.add("first answer", format!("{seconds:.1} s after the beginning of the restore"));
+    }
+    for phase in &report.phases {
+        let name = match phase.phase.as_str() {
+            "prove" => "  proving the target",
+            "restore" => "  restoring files",
+            "consistency" => "  until consistent",
+            "target" => "  until the target",
+            "questions" => "  statements",
+            "amcheck" => "  pg_amcheck",
+            _ => "  stopping",
+        };
+        fields.add(name, format!("{:.1} s", phase.seconds));
+    }
+    if let Some(lsn) = &report.replay_end {
+        fields.add("replay ended", lsn.clone());
+    }
+    let failed: Vec<_> = report.assertions.iter().filter(|assertion| !assertion.ok).collect();
+    if !report.assertions.is_empty() {
+        let good = report.assertions.len() - failed.len();
+        fields.add("statements", format!("{good} of {} as they should be", report.assertions.len()));
+    }
+    if let Some(amcheck) = &report.amcheck {
+        fields.add("pg_amcheck", if amcheck.ok { "found nothing" } else { "found something, or failed" });
+    }
+    let mut text = format!("{head}{}", fields.show());
+    if report.dry_run {
+        text.push_str("\nthe scratch server would have, over the cluster's own configuration:\n");
+        for setting in &report.overrides {
+            text.push_str(&format!("  {} = '{}'    # {}\n", setting.name, setting.value, setting.why));
+        }
+    }
+    if let Some(failure) = &report.failure {
+        text.push_str(&format!("\nfailed: {}\nhint: {}\n", failure.message, failure.hint));
+        if !failure.log.is_empty() {
+            text.push_str("\nthe end of the server's log:\n");
+            text.extend(failure.log.iter().map(|line| format!("  {line}\n")));
+        }
+    }
+    if !failed.is_empty() {
+        text.push_str("\nstatements that failed:\n");
+        text.push_str(&listed(failed.iter().map(|assertion| {
+            let problem = assertion.problem.as_deref().unwrap_or("failed");
+            format!("  line {}: {}\n    {problem}\n", assertion.line, assertion.statement.replace('\n', " "))
+        })));
+    }
+    if let Some(amcheck) = report.amcheck.as_ref().filter(|amcheck| !amcheck.ok) {
+        text.push_str("\npg_amcheck said:\n");
+        text.extend(amcheck.output.iter().map(|line| format!("  {line}\n")));
+    }
+    if let Some(error) = &report.not_stored {
+        text.push_str(&format!("\nthe result is not kept in the repository: {error}\n"));
     }
     text
 }

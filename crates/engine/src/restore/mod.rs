@@ -15,6 +15,7 @@ mod target_time;
 mod wal_points;
 mod write;
 
+pub(crate) use plan::{RestorePlan, plan_below};
 pub use request::{RecoveryTarget, RestoreReport, RestoreRequest, TargetAction, TargetProof, TargetTimeline};
 pub use target_time::show_utc;
 
@@ -32,9 +33,19 @@ pub fn restore(request: &RestoreRequest, observer: &dyn Observer, cancel: &Cance
     if request.dry_run {
         return Ok(plan.report(request, 0));
     }
-    let written = write::write(&plan, request.jobs, observer, cancel)?;
+    carry_out(&plan, request, observer, cancel)
+}
+
+/// Does what a plan says.
+pub(crate) fn carry_out(
+    plan: &RestorePlan,
+    request: &RestoreRequest,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<RestoreReport> {
+    let written = write::write(plan, request.jobs, observer, cancel)?;
     observer.event(Event::StepStarted { step: Step::Sync, total_bytes: None });
-    finish::finish(&plan, request, written.control_file)?;
+    finish::finish(plan, request, written.control_file)?;
     observer.event(Event::StepFinished { step: Step::Sync });
     Ok(plan.report(request, written.read_bytes))
 }

@@ -3,6 +3,8 @@
 //! Reads the repository and looks at the destination, and writes nothing. What it found is all that the writing
 //! needs: the backup, the proof for the target, every place, the lines for `postgresql.auto.conf`.
 
+use std::path::Path;
+
 use pgkeep_repo::{BackupId, BackupReader, ManifestHeader};
 
 use super::destination::{self, Destination};
@@ -40,6 +42,11 @@ pub struct RestorePlan {
 
 /// Decides and proves.
 pub fn plan(request: &RestoreRequest) -> Result<RestorePlan> {
+    plan_below(request, None)
+}
+
+/// Decides and proves; every tablespace goes into a directory named by its OID below `tablespaces`, where that is given.
+pub(crate) fn plan_below(request: &RestoreRequest, tablespaces: Option<&Path>) -> Result<RestorePlan> {
     check_request(request)?;
     // Cheap, and the mistake that is made most: said before anything is read.
     let destination = destination::inspect(&request.destination)?;
@@ -82,7 +89,14 @@ pub fn plan(request: &RestoreRequest) -> Result<RestorePlan> {
         stanza: request.location.stanza.clone(),
     };
     let chosen = target::choose(&wanted, &headers, named.as_ref(), &index, &archive)?;
-    let layout = Layout::new(&destination.directory, &chosen.header.tablespaces, &request.tablespace_map)?;
+    let spaces = &chosen.header.tablespaces;
+    let map = match tablespaces {
+        None => request.tablespace_map.clone(),
+        Some(below) => {
+            spaces.iter().map(|space| (space.oid.to_string(), below.join(space.oid.to_string()))).collect()
+        }
+    };
+    let layout = Layout::new(&destination.directory, spaces, &map)?;
     let mut tablespaces = Vec::new();
     for space in &layout.tablespaces {
         tablespaces.push(destination::inspect(&space.target).map_err(|error| {
