@@ -61,7 +61,8 @@ impl Scene {
         let arguments = self.arguments(more);
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let output = self.site.command(&words).output().unwrap();
-        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", said(&output)));
+        let report =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", said(&output)));
         self.assert_nothing_is_left();
         (output.status.code().unwrap(), report)
     }
@@ -171,6 +172,80 @@ fn a_wrong_answer_or_a_failing_statement_fails_the_drill() {
     let output = scene.site.command(&words).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     scene.assert_nothing_is_left();
+}
+
+/// As root, the server runs as the owner of the directory, or as whom the option names; never as root.
+#[test]
+fn root_gives_the_server_to_another_user() {
+    if !pgkeep_testkit::ServerUser::current().dropped {
+        return;
+    }
+    let scene = Scene::new(18);
+    scene.backup_and_more();
+    let script = scene.script("SELECT count(*) = 1500 FROM t;");
+    let as_root = |directory: &Path, more: &[&str]| {
+        let mut command = std::process::Command::new(pgkeep_testkit::pgkeep_binary());
+        command.arg("--repo").arg(scene.site.repository()).args([
+            "verify",
+            "--restore",
+            "--json",
+            "--bin-dir",
+        ]);
+        command.arg(&scene.programs).args(["--sql", &script]).arg("--directory").arg(directory).args(more);
+        command.output().unwrap()
+    };
+    let owned = as_root(&scene.directory(), &[]);
+    assert_eq!(owned.status.code(), Some(0), "{}", said(&owned));
+    scene.assert_nothing_is_left();
+    let roots = scene.site.scratch.path().join("roots");
+    fs::create_dir(&roots).unwrap();
+    let refused = as_root(&roots, &[]);
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--run-as"), "{}", said(&refused));
+    let named = as_root(&roots, &["--run-as", "nobody"]);
+    assert_eq!(named.status.code(), Some(0), "{}", said(&named));
+    assert_eq!(fs::read_dir(&roots).unwrap().count(), 0);
+    assert_eq!(as_root(&roots, &["--run-as", "no_such_user"]).status.code(), Some(2));
+}
+
+/// As Debian has it: the configuration lies elsewhere, and includes more. The drill reads the copies in the backup.
+#[test]
+fn configuration_from_outside_comes_from_the_backup() {
+    let scene = Scene::new(18);
+    let cluster = &scene.cluster;
+    let outside = scene.site.scratch.create_dir("etc", 0o755);
+    let more = outside.join("more.conf");
+    let data = cluster.data_dir().to_owned();
+    fs::write(&more, "work_mem = '7MB'\n").unwrap();
+    fs::write(outside.join("secret.conf"), "").unwrap();
+    let own = fs::read_to_string(data.join("postgresql.conf")).unwrap();
+    let text = format!("{own}\ninclude '{}'\n", more.display());
+    cluster.stop(pgkeep_testkit::StopMode::Fast);
+    fs::write(outside.join("postgresql.conf"), text).unwrap();
+    fs::remove_file(data.join("postgresql.conf")).unwrap();
+    // The server is told by its command line, as Debian's wrapper does.
+    let configuration = outside.join("postgresql.conf").display().to_string();
+    let command = scene.site.archive_command();
+    let settings = [
+        ("config_file", configuration.as_str()),
+        ("archive_mode", "on"),
+        ("archive_command", command.as_str()),
+    ];
+    let moved = Cluster::from_data_dir(18, &data, &settings);
+    let report = scene.site.backup(&moved, &[]);
+    moved.sql("INSERT INTO t VALUES (0)");
+    scene.site.archive_all(&moved);
+    let shown = scene.site.run(&["show", report["id"].as_str().unwrap()]);
+    assert_eq!(shown["external_config"].as_array().unwrap().len(), 2, "{shown:#}");
+    // Changed since: the living file must not be what the drill reads.
+    fs::write(&more, "work_mem = '9MB'\n").unwrap();
+    let script = scene.script(
+        "SELECT current_setting('work_mem') = '7MB';\n\
+         SELECT current_setting('config_file') LIKE '%pgkeep-drill%';\n\
+         SELECT bool_and(sourcefile LIKE '%pgkeep-drill%') FROM pg_file_settings;\n",
+    );
+    let (code, report) = scene.drill(&["--sql", &script]);
+    assert_eq!(code, 0, "{report:#}");
 }
 
 /// All that a drill must leave alone, byte for byte.
@@ -286,7 +361,8 @@ fn started(scene: &Scene) -> Running {
         fs::read_dir("/proc").unwrap().flatten().any(|entry| {
             let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
             let status = String::from_utf8_lossy(&read("status")).into_owned();
-            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse::<u32>().ok());
+            let parent =
+                status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse::<u32>().ok());
             parent.is_some_and(|parent| servers.contains(&parent))
                 && String::from_utf8_lossy(&read("cmdline")).contains("SELECT")
         })

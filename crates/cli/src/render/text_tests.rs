@@ -17,6 +17,7 @@ fn summary() -> BackupSummary {
         size_bytes: 1_771_674_009,
         stored_bytes: 335_544_320,
         restorable: true,
+        verified: None,
         problem: None,
     }
 }
@@ -51,6 +52,7 @@ fn a_list_shows_backups_windows_and_gaps_in_words() {
         harmful,
     };
     let report = ListReport {
+        damage: Vec::new(),
         stanza: "main".into(),
         system_identifier: 7_412_345_678_901_234_567,
         backups: vec![summary(), broken],
@@ -70,6 +72,7 @@ fn a_list_shows_backups_windows_and_gaps_in_words() {
 #[test]
 fn an_empty_list_says_what_to_do() {
     let report = ListReport {
+        damage: Vec::new(),
         stanza: "main".into(),
         system_identifier: 7,
         backups: vec![],

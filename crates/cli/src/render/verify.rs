@@ -75,7 +75,7 @@ fn leftover(report: &VerifyReport) -> String {
         text.push_str(&format!("\ndo not restore whole: {}\n", names(&report.damaged_backups)));
     }
     if report.good_backups.is_empty() {
-        text.push_str("\nno backup restores: take one now with `pgkeep backup --type full`\n");
+        text.push_str("\nno backup restores: take a new one now: `pgkeep backup`\n");
     } else {
         text.push_str(&format!("\nstill restore: {}\n", names(&report.good_backups)));
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::support::Place;
 
 /// Every verb, in the order of the reference.
-const VERBS: [&str; 13] = [
+const VERBS: [&str; 14] = [
     "",
     "init",
     "backup",
@@ -16,6 +16,7 @@ const VERBS: [&str; 13] = [
     "list",
     "show",
     "check",
+    "verify",
     "config",
     "config show",
     "version",

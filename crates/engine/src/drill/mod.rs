@@ -251,8 +251,7 @@ impl Drill<'_> {
         let go_on = move || check(cancel, began, most);
         if !steps.is_empty() {
             let phase = Instant::now();
-            self.report.assertions =
-                questions::ask(&server, &role, &self.request.database, steps, &go_on)?;
+            self.report.assertions = questions::ask(&server, &role, &self.request.database, steps, &go_on)?;
             self.report.phase("questions", phase);
         }
         if self.request.amcheck {
