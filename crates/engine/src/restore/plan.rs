@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use pgkeep_repo::{BackupId, BackupReader, ManifestHeader};
+use pgkeep_repo::{BackupId, BackupReader, ManifestHeader, Stanza};
 
 use super::destination::{self, Destination};
 use super::layout::Layout;
@@ -15,6 +15,7 @@ use super::target_time::read_target_time;
 use super::{RecoveryTarget, RestoreReport, RestoreRequest, TargetProof, TargetTimeline};
 use crate::archive_index::ArchiveIndex;
 use crate::error::{Error, ErrorKind, Result};
+use crate::verify::known_damage;
 
 /// Room that recovery itself needs beside the files: WAL that is being replayed, and the first checkpoints.
 const SPARE_SEGMENTS: u64 = 4;
@@ -88,7 +89,15 @@ pub(crate) fn plan_below(request: &RestoreRequest, tablespaces: Option<&Path>) -
         timeline: request.timeline,
         stanza: request.location.stanza.clone(),
     };
-    let chosen = target::choose(&wanted, &headers, named.as_ref(), &index, &archive)?;
+    let sound = without_known_damage(&stanza, &headers)?;
+    let chosen = match target::choose(&wanted, &sound, named.as_ref(), &index, &archive) {
+        Ok(chosen) => chosen,
+        // Rather a restore that may fail at the damage than none; it says so where it fails.
+        Err(_) if sound.len() < headers.len() => {
+            target::choose(&wanted, &headers, named.as_ref(), &index, &archive)?
+        }
+        Err(error) => return Err(error),
+    };
     let spaces = &chosen.header.tablespaces;
     let map = match tablespaces {
         None => request.tablespace_map.clone(),
@@ -136,6 +145,12 @@ pub(crate) fn plan_below(request: &RestoreRequest, tablespaces: Option<&Path>) -
         settings,
         target_is_latest: request.target.is_latest(),
     })
+}
+
+/// The backups that `verify` does not know to be damaged; where one is named, it is taken whatever is known.
+fn without_known_damage(stanza: &Stanza, headers: &[ManifestHeader]) -> Result<Vec<ManifestHeader>> {
+    let known = known_damage(stanza)?;
+    Ok(headers.iter().filter(|header| !known.is_damaged(&header.id.to_string())).cloned().collect())
 }
 
 fn check_request(request: &RestoreRequest) -> Result<()> {

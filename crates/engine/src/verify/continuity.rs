@@ -84,7 +84,7 @@ pub(super) fn judge(inventory: &Inventory, damage: &mut [Damage]) -> Leftover {
         let all: Vec<ManifestHeader> = headers_of(inventory, archive).into_iter().cloned().collect();
         let windows = windows_of(&archive.archive, &archive.index, &all);
         for damage in damage.iter_mut() {
-            let segment = segment_of(archive, &damage.object);
+            let segment = archive.segment_of(&damage.object);
             let touched = windows.iter().filter(|window| {
                 let begins_with_it = damage.backups.contains(&window.backup);
                 begins_with_it || segment.is_some_and(|segment| is_inside(archive, window, segment))
@@ -108,12 +108,7 @@ fn damaged_segments<'a>(
     damage
         .iter()
         .filter(|damage| damage.kind.is_fatal())
-        .filter_map(|damage| segment_of(archive, &damage.object))
-}
-
-fn segment_of(archive: &Archive, object: &str) -> Option<WalSegmentName> {
-    let name = WalSegmentName::parse(object.rsplit('/').next()?, archive.index.segment_size())?;
-    (archive.archive.key(WalFileName::Segment(name)) == object).then_some(name)
+        .filter_map(|damage| archive.segment_of(&damage.object))
 }
 
 fn is_inside(archive: &Archive, window: &Window, segment: WalSegmentName) -> bool {

@@ -189,6 +189,12 @@ impl Archive {
         Ok(())
     }
 
+    /// The segment that an object is.
+    pub(super) fn segment_of(&self, object: &str) -> Option<WalSegmentName> {
+        let name = WalSegmentName::parse(object.rsplit('/').next()?, self.index.segment_size())?;
+        (self.archive.key(WalFileName::Segment(name)) == object).then_some(name)
+    }
+
     pub(super) fn timelines(&self) -> Vec<TimelineId> {
         self.index.timelines_with_wal().collect()
     }

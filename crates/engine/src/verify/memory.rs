@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use pgkeep_repo::{BackupId, ManifestHeader, ReportName, Stanza};
+use pgkeep_repo::{BackupId, ManifestHeader, RepoError, ReportName, Stanza};
 use serde::{Deserialize, Serialize};
 
 use super::damage::Damage;
@@ -27,8 +27,10 @@ const MAX_REPORTS: usize = 64;
 pub(crate) struct Memory {
     /// When the manifest and the maps of a backup were checked.
     pub(super) maps: BTreeMap<BackupId, Timestamp>,
+    /// Numbers of packs that were verified whole, by epoch.
+    whole: BTreeMap<u32, Spans>,
     /// Windows of packs.
-    pub(super) packs: BTreeMap<PackId, Spans>,
+    parts: BTreeMap<PackId, Spans>,
     /// Segments, by record and timeline.
     pub(super) wal: BTreeMap<(u32, u32), Spans>,
     /// What was damaged when it was last looked at.
@@ -51,6 +53,7 @@ pub struct BackupVerification {
 #[derive(Deserialize)]
 struct StoredReport {
     started: Timestamp,
+    finished: Timestamp,
     memory: StoredMemory,
 }
 
@@ -97,9 +100,6 @@ struct StoredWal {
     at: Timestamp,
 }
 
-/// No stanza has more packs of one backup; what says otherwise is damaged.
-const MAX_PACKS: u32 = 1 << 22;
-
 impl Memory {
     /// Reads the newest report, and those that it cannot have known.
     pub(crate) fn load(stanza: &Stanza) -> Result<Memory> {
@@ -107,28 +107,33 @@ impl Memory {
         let mut names: Vec<(Timestamp, ReportName)> =
             stanza.reports()?.into_iter().filter_map(|name| Some((time_of(&name)?, name))).collect();
         names.sort_by(|a, b| b.cmp(a));
-        // The beginning of the newest readable report.
-        let mut known_since: Option<Timestamp> = None;
+        let mut reports: Vec<StoredReport> = Vec::new();
         for (finished, name) in names.into_iter().take(MAX_REPORTS) {
-            if known_since.is_some_and(|started| finished < started - CLOCKS) {
+            if reports.first().is_some_and(|newest| finished < newest.started - CLOCKS) {
                 break;
             }
-            let report: StoredReport = match stanza.report(&name) {
-                Ok(bytes) => match serde_json::from_slice(&bytes) {
-                    Ok(report) => report,
-                    Err(error) => {
-                        memory.unreadable.push(format!("report `{}` cannot be read: {error}", name.as_str()));
-                        continue;
-                    }
-                },
+            let bytes = match stanza.report(&name) {
+                Ok(bytes) => bytes,
                 // Retention may have removed it just now.
-                Err(pgkeep_repo::RepoError::NotFound { .. }) => continue,
+                Err(RepoError::NotFound { .. }) => continue,
+                Err(error @ RepoError::Corrupt { .. }) => {
+                    memory.unreadable.push(error.to_string());
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             };
-            // What a report that began later says of the same place counts: it may be healed.
-            let superseded = known_since.is_some_and(|started| finished < started);
-            memory.add(report.memory, superseded);
-            known_since = known_since.or(Some(report.started));
+            match serde_json::from_slice(&bytes) {
+                Ok(report) => reports.push(report),
+                Err(error) => {
+                    memory.unreadable.push(format!("report `{}` cannot be read: {error}", name.as_str()));
+                }
+            }
+        }
+        // What a report that began later says of the same place counts: it may be healed. Names tell whole seconds only.
+        let newest_start = reports.iter().map(|report| report.started).max();
+        for report in reports {
+            let is_superseded = newest_start.is_some_and(|started| report.finished < started);
+            memory.add(report.memory, is_superseded);
         }
         Ok(memory)
     }
@@ -139,13 +144,13 @@ impl Memory {
             let at = self.maps.entry(id).or_insert(maps.at);
             *at = (*at).max(maps.at);
         }
+        // Never one entry for each number: a report may claim any range.
         for whole in stored.packs {
-            for number in whole.first..=whole.last.min(whole.first.saturating_add(MAX_PACKS)) {
-                self.packs.entry((whole.epoch, number)).or_default().mark(0, u64::MAX, whole.at);
-            }
+            let numbers = self.whole.entry(whole.epoch).or_default();
+            numbers.mark(whole.first.into(), whole.last.into(), whole.at);
         }
         for part in stored.parts {
-            self.packs.entry((part.epoch, part.pack)).or_default().mark(part.from, part.to, part.at);
+            self.mark_pack((part.epoch, part.pack), part.from, part.to, part.at);
         }
         for wal in stored.wal {
             self.wal.entry((wal.record, wal.timeline)).or_default().mark(wal.first, wal.last, wal.at);
@@ -157,6 +162,19 @@ impl Memory {
                 }
             }
         }
+    }
+
+    /// When the windows of a pack were verified.
+    pub(super) fn pack(&self, id: PackId) -> Spans {
+        let mut spans = self.parts.get(&id).cloned().unwrap_or_default();
+        if let Some(at) = self.whole.get(&id.0).and_then(|numbers| numbers.at(id.1.into())) {
+            spans.mark(0, u64::MAX, at);
+        }
+        spans
+    }
+
+    pub(super) fn mark_pack(&mut self, id: PackId, first: u64, last: u64, at: Timestamp) {
+        self.parts.entry(id).or_default().mark(first, last, at);
     }
 
     /// As it is stored: of what still exists.
@@ -172,8 +190,7 @@ impl Memory {
         }
         for (&(epoch, number), pack) in &inventory.packs {
             let last_window = pack.windows() - 1;
-            let Some(spans) = self.packs.get(&(epoch, number)) else { continue };
-            for span in spans.iter() {
+            for span in self.pack((epoch, number)).iter() {
                 if span.first == 0 && span.last >= last_window {
                     match stored.packs.last_mut() {
                         Some(before)
@@ -222,7 +239,7 @@ impl Memory {
         let mut oldest = self.maps.get(&header.id).copied();
         for pack in &header.packs {
             needed += u128::from(pack.live_bytes);
-            let Some(spans) = self.packs.get(&(pack.epoch, pack.number)) else { continue };
+            let spans = self.pack((pack.epoch, pack.number));
             let windows = windows_of(pack.size);
             let share = u128::from(spans.verified(0, windows - 1));
             verified += u128::from(pack.live_bytes) * share / u128::from(windows);
@@ -309,4 +326,101 @@ pub(super) fn stored_json<R: Serialize>(report: &R, memory: &StoredMemory) -> Re
             .cause(error)
             .hint("this is a defect: report it")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use pgkeep_repo::{ClusterRecord, Repository, Store};
+
+    use super::*;
+    use crate::verify::damage::DamageKind;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn stanza(directory: &std::path::Path) -> Stanza {
+        let location = directory.join("repo").to_str().unwrap().to_owned();
+        let repository = Repository::create(Store::open_or_create(&location).unwrap(), at(0)).unwrap();
+        let record = ClusterRecord {
+            sequence: 0,
+            system_identifier: 7,
+            major: 17,
+            catalog_version: 1,
+            wal_segment_size: 1 << 20,
+            block_size: 8192,
+            created: at(0),
+        };
+        repository.create_stanza("main", &record).unwrap()
+    }
+
+    fn put(stanza: &Stanza, started: i64, finished: i64, memory: StoredMemory) {
+        #[derive(Serialize)]
+        struct Report {
+            started: Timestamp,
+            finished: Timestamp,
+        }
+        let report = Report { started: at(started), finished: at(finished) };
+        let json = stored_json(&report, &memory).unwrap();
+        stanza.put_report(at(finished), VERB, json).unwrap();
+    }
+
+    fn damage(object: &str) -> Damage {
+        Damage {
+            kind: DamageKind::Corrupt,
+            object: object.to_owned(),
+            offset: Some(64),
+            what: "rotten".to_owned(),
+            files: Vec::new(),
+            files_not_listed: 0,
+            backups: vec!["000001-20270115T080000Z".to_owned()],
+            windows: Vec::new(),
+        }
+    }
+
+    fn part(pack: u32, from: u64, to: u64, second: i64) -> StoredMemory {
+        let part = StoredPart { epoch: 1, pack, from, to, at: at(second) };
+        StoredMemory { parts: vec![part], ..StoredMemory::default() }
+    }
+
+    #[test]
+    fn two_runs_at_the_same_time_do_not_forget_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let stanza = stanza(directory.path());
+        put(&stanza, 0, 100, StoredMemory { damage: vec![damage("a")], ..part(1, 0, 9, 0) });
+        put(&stanza, 50, 90, StoredMemory { damage: vec![damage("b")], ..part(2, 0, 9, 50) });
+        let memory = Memory::load(&stanza).unwrap();
+        let mut objects: Vec<&str> = memory.damage.iter().map(|damage| damage.object.as_str()).collect();
+        objects.sort_unstable();
+        assert_eq!(objects, ["a", "b"]);
+        assert_eq!((memory.pack((1, 1)).verified(0, 9), memory.pack((1, 2)).verified(0, 9)), (10, 10));
+        // One that began after both had ended knows better: what it does not name is healed.
+        put(&stanza, 5000, 5100, StoredMemory { damage: vec![damage("b")], ..part(1, 0, 9, 5000) });
+        let known = known_damage(&stanza).unwrap();
+        assert_eq!(known.damage.iter().map(|d| d.object.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert!(known.is_damaged("000001-20270115T080000Z") && !known.is_damaged("000002-20270115T090000Z"));
+    }
+
+    #[test]
+    fn a_report_that_cannot_be_read_is_named_and_the_one_before_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let stanza = stanza(directory.path());
+        put(&stanza, 0, 100, StoredMemory { damage: vec![damage("a")], ..StoredMemory::default() });
+        stanza.put_report(at(200), VERB, b"{".to_vec()).unwrap();
+        // Reports of other verbs are none of ours.
+        stanza.put_report(at(300), "drill", b"{}".to_vec()).unwrap();
+        let known = known_damage(&stanza).unwrap();
+        assert_eq!((known.damage.len(), known.unreadable_reports.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_claim_about_every_pack_takes_no_room_for_each() {
+        let directory = tempfile::tempdir().unwrap();
+        let stanza = stanza(directory.path());
+        let all = StoredPacks { epoch: 1, first: 0, last: u32::MAX, at: at(0) };
+        put(&stanza, 0, 100, StoredMemory { packs: vec![all], ..StoredMemory::default() });
+        let memory = Memory::load(&stanza).unwrap();
+        assert_eq!(memory.pack((1, 77)).verified(0, 9), 10);
+        assert_eq!(memory.pack((2, 77)).verified(0, 9), 0);
+    }
 }

@@ -373,7 +373,7 @@ impl Run<'_> {
         self.add_bytes(result.amounts.bytes);
         for (pack, first, last) in result.done {
             self.packs_read.insert(pack);
-            self.memory.packs.entry(pack).or_default().mark(first, last, self.started);
+            self.memory.mark_pack(pack, first, last, self.started);
         }
         Ok(())
     }
@@ -435,7 +435,7 @@ impl Run<'_> {
             }
             let window = known.offset.map_or(0, |offset| offset / inventory::WINDOW_BYTES);
             let window = window.min(pack.windows() - 1);
-            let read = self.memory.packs.get(id).is_some_and(|s| s.is_verified_since(window, self.started));
+            let read = self.memory.pack(*id).is_verified_since(window, self.started);
             // Where a map could not be read, the frames alone do not prove that it can.
             let maps = known.backups.iter().all(|backup| {
                 let id = inventory.headers.iter().map(|h| h.id).find(|id| id.to_string() == *backup);
@@ -487,8 +487,7 @@ impl Run<'_> {
         let mut saw = |at: Timestamp| oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
         for (id, pack) in &self.inventory.packs {
             coverage.pack_bytes += pack.entry.size;
-            let Some(spans) = self.memory.packs.get(id) else { continue };
-            for part in spans.parts(0, pack.windows() - 1) {
+            for part in self.memory.pack(*id).parts(0, pack.windows() - 1) {
                 let Some(at) = part.at else { continue };
                 saw(at);
                 let end = (part.last + 1).saturating_mul(inventory::WINDOW_BYTES).min(pack.entry.size);

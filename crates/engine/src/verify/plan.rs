@@ -4,6 +4,8 @@
 //! verified, then the oldest: runs with a budget cover a repository in turn. A budget cuts the list; the first piece of it
 //! is always taken, so that each run gets on.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use pgkeep_format::{SegmentNumber, TimelineId, WalSegmentName};
 
@@ -131,15 +133,13 @@ fn add_wal(
                     continue;
                 }
                 for (first, last) in sample(first, last, request.sample_percent, dice) {
-                    let is_suspect = |number: u64| {
-                        let name = WalSegmentName { timeline, number: SegmentNumber(number) };
-                        let key = archive.archive.key(pgkeep_format::WalFileName::Segment(name));
-                        memory.damage.iter().any(|damage| damage.object == key)
-                    };
-                    // Damage is rare: only then is each segment looked up.
-                    let any = memory.damage.iter().any(|damage| damage.object.contains("/wal/"));
-                    let suspects: Vec<u64> =
-                        if any { (first..=last).filter(|n| is_suspect(*n)).collect() } else { Vec::new() };
+                    let suspects: Vec<u64> = memory
+                        .damage
+                        .iter()
+                        .filter_map(|damage| archive.segment_of(&damage.object))
+                        .filter(|name| name.timeline == timeline)
+                        .map(|name| name.number.0)
+                        .collect();
                     for part in split(spans.parts(first, last), &suspects) {
                         let segments = part.0.last - part.0.first + 1;
                         items.push(Item {
@@ -169,20 +169,21 @@ fn add_packs(
     dice: &mut Dice,
     items: &mut Vec<Item>,
 ) {
-    let empty = Spans::default();
+    let mut damaged: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for damage in &memory.damage {
+        damaged.entry(&damage.object).or_default().push(damage.offset.unwrap_or(0) / WINDOW_BYTES);
+    }
     for (id, pack) in &inventory.packs {
         if chosen.is_some_and(|chosen| !pack.backups.contains(&chosen)) {
             continue;
         }
         let key = pack_key(&inventory.stanza, &pack.entry);
         let last_window = pack.windows() - 1;
-        let suspects: Vec<u64> = memory
-            .damage
-            .iter()
-            .filter(|damage| damage.object == key)
-            .map(|damage| (damage.offset.unwrap_or(0) / WINDOW_BYTES).min(last_window))
-            .collect();
-        let spans = memory.packs.get(id).unwrap_or(&empty);
+        let suspects: Vec<u64> = damaged
+            .get(key.as_str())
+            .map(|windows| windows.iter().map(|window| (*window).min(last_window)).collect())
+            .unwrap_or_default();
+        let spans = memory.pack(*id);
         for (first, last) in sample(0, last_window, request.sample_percent, dice) {
             for (part, suspect) in split(spans.parts(first, last), &suspects) {
                 items.push(Item {

@@ -90,9 +90,14 @@ impl Spans {
         self.parts(first, last).iter().map(verified).sum()
     }
 
+    /// When a number was verified.
+    pub(crate) fn at(&self, number: u64) -> Option<Timestamp> {
+        self.0.iter().find(|span| span.first <= number && number <= span.last).map(|span| span.at)
+    }
+
     /// Whether a number was verified at that very time or later.
     pub(crate) fn is_verified_since(&self, number: u64, since: Timestamp) -> bool {
-        self.0.iter().any(|span| span.first <= number && number <= span.last && span.at >= since)
+        self.at(number).is_some_and(|at| at >= since)
     }
 }
 
