@@ -409,3 +409,44 @@ fn every_flipped_byte_is_found() {
     let (code, report) = scene.verify(&[]);
     assert_eq!(code, 0, "{report:#}");
 }
+
+/// Backups under load, crashes, a record longer than segments, a promotion: nothing of it is damage.
+fn a_busy_life_is_no_damage_on(major: u32) {
+    let site = Site::new();
+    let primary = site.archiving(Cluster::builder(major).wal_segment_mib(1));
+    primary.pgbench_init(1);
+    let load = primary.pgbench_start(2);
+    site.backup(&primary, &[]);
+    // One record across many segments.
+    primary.sql("SELECT pg_logical_emit_message(true, 'long', repeat('x', 3000000))");
+    site.backup(&primary, &["--source", "stream"]);
+    drop(load);
+    primary.crash();
+    primary.start();
+    primary.sql("CREATE TABLE after_crash AS SELECT generate_series(1, 1000) AS i");
+    site.archive_all(&primary);
+    let command = site.archive_command();
+    let settings = [("archive_mode", "on"), ("archive_command", command.as_str())];
+    let standby = Cluster::standby_with(&primary, &settings);
+    primary.stop(pgkeep_testkit::StopMode::Fast);
+    standby.promote();
+    standby.sql("CREATE TABLE after_promotion AS SELECT generate_series(1, 1000) AS i");
+    site.archive_all(&standby);
+    site.archive_all(&standby);
+    site.backup(&standby, &[]);
+    let output = site.command(&["verify", "--json"]).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!(report["good_backups"].as_array().unwrap().len(), 3, "{report:#}");
+    assert_eq!(report["coverage"]["wal_segments"], report["coverage"]["verified_wal_segments"]);
+}
+
+#[test]
+fn a_busy_life_is_no_damage_on_14() {
+    a_busy_life_is_no_damage_on(14);
+}
+
+#[test]
+fn a_busy_life_is_no_damage_on_18() {
+    a_busy_life_is_no_damage_on(18);
+}

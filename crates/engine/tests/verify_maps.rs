@@ -85,6 +85,7 @@ impl Place {
         let mut digests = frame.digests.clone();
         let place = writer.append(frame).unwrap();
         let position = spoil(&mut digests);
+        writer.put_wal_tail(&segment(&vec![8; 1 << 20])).unwrap();
         let mut map = BlockMapBuilder::new(0);
         map.put_run(0, &digests, place, position);
         let size = (digests.len() * BLOCK) as u64;
@@ -119,6 +120,27 @@ impl Place {
         };
         verify(&request, &Silent, &Cancel::default()).unwrap()
     }
+}
+
+/// The segment that the backups below need.
+fn segment(bytes: &[u8]) -> WalObject<'_> {
+    let size = WalSegmentSize::try_from(1 << 20).unwrap();
+    let number = SegmentNumber(16);
+    let facts = WalFacts {
+        system_identifier: 7,
+        timeline: TimelineId::FIRST,
+        segment_size: size,
+        page_magic: 0xD116,
+        start: size.start_of(number),
+        end: size.end_of(number),
+        first_commit_time: None,
+        last_commit_time: None,
+        commits: 0,
+        records: 0,
+        flags: 0,
+    };
+    let name = WalFileName::Segment(WalSegmentName { timeline: TimelineId::FIRST, number });
+    WalObject { name, facts, bytes, summary: b"", compression: Compression::default() }
 }
 
 /// A page as the server would write it at that block of the segment, changed at `lsn`.
@@ -199,6 +221,25 @@ fn a_bad_page_is_news_unless_the_backup_names_it_or_replay_heals_it() {
     let listed = list(&place.location).unwrap();
     assert!(listed.backups[0].restorable, "{listed:#?}");
     assert_eq!(listed.damage.len(), 1);
+}
+
+#[test]
+fn wal_that_is_kept_with_a_backup_is_read_with_it() {
+    let place = Place::new();
+    let backup = place.backup(&pages(2), BadPages::default(), |_| 0);
+    assert_eq!(place.verify().verified.wal_files, 2);
+    let folder = std::path::Path::new(&place.location.repository).join(format!("main/backup/{backup}/wal"));
+    let object = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&object).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&object, bytes).unwrap();
+    let report = place.verify();
+    assert_eq!(report.damage.len(), 1, "{:#?}", report.damage);
+    assert!(report.damage[0].object.contains("/wal/"));
+    assert_eq!(report.damaged_backups, std::slice::from_ref(&backup));
+    std::fs::remove_file(&object).unwrap();
+    assert_eq!(place.verify().damage[0].kind, DamageKind::Missing);
+    assert!(known_damage(&place.stanza).unwrap().is_damaged(&backup));
 }
 
 /// A repository that may only be read is verified all the same; only the result is not kept.

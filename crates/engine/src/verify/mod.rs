@@ -527,9 +527,10 @@ impl Run<'_> {
     }
 }
 
-/// Whether damage has to be remembered; a hole in the WAL is seen by its names.
+/// Whether damage has to be remembered; a hole in the archive is seen by its names. (WAL that is kept with a backup lies
+/// below `backup/`.)
 fn is_lasting(damage: &Damage) -> bool {
-    !(damage.kind == DamageKind::Missing && damage.object.contains("/wal/"))
+    !(damage.kind == DamageKind::Missing && damage.object.split('/').nth(1) == Some("wal"))
 }
 
 enum Standing {
