@@ -15,6 +15,7 @@ use pgkeep_repo::{
 
 use crate::archive_index::ArchiveIndex;
 use crate::backup::{BadPages, SourceKind, WalMode};
+use crate::drill::{LastDrill, last_drill};
 use crate::recovery_window::{BackupExtent, RecoveryWindow, is_harmful, missing_for, windows};
 use crate::verify::{BackupVerification, Damage, Memory};
 use crate::wal::push::newest_record;
@@ -109,6 +110,8 @@ pub struct ListReport {
     pub gaps: Vec<Gap>,
     /// What `verify` found and did not prove to be good since.
     pub damage: Vec<Damage>,
+    /// Reports of `verify` that cannot be read: what they knew is not shown.
+    pub warnings: Vec<String>,
 }
 
 /// Everything that is known of one backup.
@@ -150,6 +153,8 @@ pub struct ShowReport {
     pub annotations: BTreeMap<String, String>,
     /// Codec and level.
     pub compression: String,
+    /// The last drill with it; none where the newest drills were of other backups.
+    pub drill: Option<LastDrill>,
 }
 
 /// Lists a stanza.
@@ -170,6 +175,7 @@ pub(crate) fn list_stanza(stanza: &Stanza) -> Result<ListReport> {
         windows: Vec::new(),
         gaps: Vec::new(),
         damage: memory.known().damage,
+        warnings: memory.known().unreadable_reports,
     };
     for record in stanza.records() {
         let contents = RecordContents::load(stanza, record, &listings)?;
@@ -236,6 +242,7 @@ fn show_backup(location: &Location, id: &str) -> Result<ShowReport> {
         external_config: header.external_files.into_iter().map(|file| file.path).collect(),
         annotations: header.annotations,
         compression: header.compression,
+        drill: last_drill(&stanza, id)?,
     })
 }
 

@@ -194,6 +194,9 @@ pub(crate) fn list(report: &ListReport) -> String {
         }
     }
     text.push_str(&super::verify::known_damage(&report.damage));
+    for warning in &report.warnings {
+        text.push_str(&format!("\nwhat earlier runs of verify knew is not shown: {warning}\n"));
+    }
     text
 }
 
@@ -286,6 +289,9 @@ pub(crate) fn show(report: &ShowReport) -> String {
         },
     );
     fields.add("verified", super::verify::verified_words(summary.verified.as_ref()));
+    if let Some(drill) = &report.drill {
+        fields.add("drill", super::verify::drill_words(drill));
+    }
     fields.add("type", summary.kind.clone());
     fields.add("started", moment(&summary.started));
     fields.add("finished", moment(&summary.finished));

@@ -53,6 +53,7 @@ fn a_list_shows_backups_windows_and_gaps_in_words() {
     };
     let report = ListReport {
         damage: Vec::new(),
+        warnings: Vec::new(),
         stanza: "main".into(),
         system_identifier: 7_412_345_678_901_234_567,
         backups: vec![summary(), broken],
@@ -73,6 +74,7 @@ fn a_list_shows_backups_windows_and_gaps_in_words() {
 fn an_empty_list_says_what_to_do() {
     let report = ListReport {
         damage: Vec::new(),
+        warnings: Vec::new(),
         stanza: "main".into(),
         system_identifier: 7,
         backups: vec![],

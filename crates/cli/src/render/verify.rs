@@ -1,6 +1,6 @@
 //! The results of `verify` for people, and what `list` and `show` say of them.
 
-use pgkeep_engine::drill::DrillReport;
+use pgkeep_engine::drill::{DrillReport, LastDrill};
 use pgkeep_engine::verify::{BackupVerification, Damage, DamageKind, DamagedFile, VerifyReport};
 
 use super::quantity::{count, moment, size};
@@ -268,6 +268,18 @@ pub(super) fn verified_words(verified: Option<&BackupVerification>) -> String {
             moment(&verified.at),
             if verified.damaged { ", damaged" } else { "" }
         ),
+    }
+}
+
+/// What `show` says of the last drill.
+pub(super) fn drill_words(drill: &LastDrill) -> String {
+    let when = moment(&drill.at);
+    match (drill.ok, drill.seconds) {
+        (true, Some(seconds)) => {
+            format!("succeeded on {when}, first answer after {}", super::quantity::duration(seconds))
+        }
+        (true, None) => format!("succeeded on {when}"),
+        (false, _) => format!("FAILED on {when}"),
     }
 }
 

@@ -168,6 +168,7 @@ fn every_report_has_its_shape() {
         place.directory("drill");
         let drill = ["verify", "--repo", "repo", "--restore", "--directory", "drill", "--bin-dir", programs];
         json(&place, "drill", &[&drill[..], &["--target", "immediate"]].concat());
+        json(&place, "show_verified", &["show", "latest", "--repo", "repo"]);
 
         json(&place, "wal_get", &["wal", "get", "--repo", "repo", &segment, "fetched"]);
         std::fs::rename(place.path("fetched"), place.path(&segment)).unwrap();

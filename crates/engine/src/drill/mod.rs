@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use pgkeep_format::control_file::{CONTROL_FILE_PATH, ControlFile};
 use pgkeep_format::{Lsn, WalFileName, WalSegmentName, WalSegmentSize};
-use pgkeep_repo::{ManifestHeader, Stanza};
+use pgkeep_repo::{BackupId, ManifestHeader, Stanza};
 use pgkeep_wire::{Connection, WireError};
 
 pub use request::{
@@ -40,6 +40,8 @@ use server::{Programs, Server};
 
 /// The verb in the names of reports.
 const VERB: &str = "drill";
+/// `show` looks at no more reports of drills.
+const DRILLS_LOOKED_AT: usize = 32;
 /// Between two looks at the server.
 const POLL: Duration = Duration::from_millis(30);
 
@@ -202,6 +204,44 @@ fn store(stanza: &Stanza, report: &mut DrillReport) {
         Ok(name) => report.stored_as = Some(name.as_str().to_owned()),
         Err(error) => report.not_stored = Some(error.to_string()),
     }
+}
+
+/// What is known of the last drill with a backup.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct LastDrill {
+    /// When it was finished (RFC 3339 UTC).
+    pub at: String,
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// How long it took until the first answer.
+    pub seconds: Option<u64>,
+}
+
+/// Looks for it in the newest reports.
+pub(crate) fn last_drill(stanza: &Stanza, backup: BackupId) -> Result<Option<LastDrill>> {
+    #[derive(serde::Deserialize)]
+    struct Kept {
+        backup: String,
+        finished: String,
+        ok: bool,
+        time_to_first_query_seconds: Option<f64>,
+    }
+    let mut names = stanza.reports()?;
+    names.retain(|name| name.as_str().contains(&format!("Z-{VERB}-")));
+    names.sort();
+    for name in names.iter().rev().take(DRILLS_LOOKED_AT) {
+        // One that cannot be read tells nothing; the one before may.
+        let kept = stanza.report(name).ok().and_then(|json| serde_json::from_slice::<Kept>(&json).ok());
+        let Some(kept) = kept.filter(|kept| kept.backup == backup.to_string()) else { continue };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "whole seconds are shown"
+        )]
+        let seconds = kept.time_to_first_query_seconds.map(|seconds| seconds.round() as u64);
+        return Ok(Some(LastDrill { at: kept.finished, ok: kept.ok, seconds }));
+    }
+    Ok(None)
 }
 
 struct Drill<'a> {

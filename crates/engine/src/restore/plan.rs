@@ -89,7 +89,7 @@ pub(crate) fn plan_below(request: &RestoreRequest, tablespaces: Option<&Path>) -
         timeline: request.timeline,
         stanza: request.location.stanza.clone(),
     };
-    let sound = without_known_damage(&stanza, &headers)?;
+    let sound = without_known_damage(&stanza, &headers);
     let chosen = match target::choose(&wanted, &sound, named.as_ref(), &index, &archive) {
         Ok(chosen) => chosen,
         // Rather a restore that may fail at the damage than none; it says so where it fails.
@@ -148,9 +148,10 @@ pub(crate) fn plan_below(request: &RestoreRequest, tablespaces: Option<&Path>) -
 }
 
 /// The backups that `verify` does not know to be damaged; where one is named, it is taken whatever is known.
-fn without_known_damage(stanza: &Stanza, headers: &[ManifestHeader]) -> Result<Vec<ManifestHeader>> {
-    let known = known_damage(stanza)?;
-    Ok(headers.iter().filter(|header| !known.is_damaged(&header.id.to_string())).cloned().collect())
+fn without_known_damage(stanza: &Stanza, headers: &[ManifestHeader]) -> Vec<ManifestHeader> {
+    // No restore fails for want of reports: damage that nobody told of is met where it is.
+    let known = known_damage(stanza).unwrap_or_default();
+    headers.iter().filter(|header| !known.is_damaged(&header.id.to_string())).cloned().collect()
 }
 
 fn check_request(request: &RestoreRequest) -> Result<()> {

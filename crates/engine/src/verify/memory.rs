@@ -116,11 +116,11 @@ impl Memory {
                 Ok(bytes) => bytes,
                 // Retention may have removed it just now.
                 Err(RepoError::NotFound { .. }) => continue,
-                Err(error @ RepoError::Corrupt { .. }) => {
-                    memory.unreadable.push(error.to_string());
+                // Somebody else's file, perhaps. A list or a restore must not fail for want of it.
+                Err(error) => {
+                    memory.unreadable.push(format!("report `{}` cannot be read: {error}", name.as_str()));
                     continue;
                 }
-                Err(error) => return Err(error.into()),
             };
             match serde_json::from_slice(&bytes) {
                 Ok(report) => reports.push(report),
@@ -308,7 +308,7 @@ impl KnownDamage {
 /// A backup that this calls damaged must not become the parent of another.
 ///
 /// # Errors
-/// When the storage fails. A report that cannot be read is named in the answer.
+/// When the reports cannot be listed. One that cannot be read is named in the answer.
 pub fn known_damage(stanza: &Stanza) -> Result<KnownDamage> {
     Ok(Memory::load(stanza)?.known())
 }
