@@ -186,6 +186,9 @@ fn a_flipped_byte_is_told_with_table_blocks_backups_and_windows() {
     assert!(known.is_damaged(&scene.first) && !known.is_damaged(&scene.second));
     scene.assert_second_restores();
 
+    // Who asks about the other backup is told that it is good.
+    assert_eq!(scene.verify(&["--backup", &scene.second]).0, 0);
+    assert_eq!(scene.verify(&["--backup", &scene.first]).0, 17);
     // A run that only wants news still tells, and looks at the place again.
     assert_eq!(scene.verify(&["--since-last"]).0, 17);
     fs::write(scene.pack(&scene.first), good).unwrap();

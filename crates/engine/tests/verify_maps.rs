@@ -4,12 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail loudly too")]
 
 use jiff::Timestamp;
-use pgkeep_engine::event::Silent;
+use pgkeep_engine::event::{Event, Observer, Silent};
 use pgkeep_engine::list::list;
 use pgkeep_engine::verify::{
     BlockRange, Damage, DamageKind, VerifyReport, VerifyRequest, known_damage, verify,
 };
-use pgkeep_engine::{Cancel, Compression, Location};
+use pgkeep_engine::{Cancel, Compression, ErrorKind, Location};
 use pgkeep_format::page::page_checksum;
 use pgkeep_format::{Lsn, SegmentNumber, TimelineId, WalFileName, WalSegmentName, WalSegmentSize};
 use pgkeep_repo::{
@@ -107,7 +107,11 @@ impl Place {
     }
 
     fn verify(&self) -> VerifyReport {
-        let request = VerifyRequest {
+        verify(&self.request(), &Silent, &Cancel::default()).unwrap()
+    }
+
+    fn request(&self) -> VerifyRequest {
+        VerifyRequest {
             location: self.location.clone(),
             backup: None,
             sample_percent: None,
@@ -117,8 +121,18 @@ impl Place {
             jobs: 2,
             seed: 1,
             dry_run: false,
-        };
-        verify(&request, &Silent, &Cancel::default()).unwrap()
+        }
+    }
+}
+
+/// Asks to stop as soon as something was read.
+struct StopsEarly(Cancel);
+
+impl Observer for StopsEarly {
+    fn event(&self, event: Event) {
+        if matches!(event, Event::StepStarted { .. } | Event::Progress { .. }) {
+            self.0.cancel();
+        }
     }
 }
 
@@ -240,6 +254,40 @@ fn wal_that_is_kept_with_a_backup_is_read_with_it() {
     std::fs::remove_file(&object).unwrap();
     assert_eq!(place.verify().damage[0].kind, DamageKind::Missing);
     assert!(known_damage(&place.stanza).unwrap().is_damaged(&backup));
+}
+
+/// What was not read does not count as read, and what was does.
+#[test]
+fn an_interrupted_run_remembers_only_what_it_did() {
+    let place = Place::new();
+    let backup = place.backup(&pages(2), BadPages::default(), |_| 0);
+    let cancel = Cancel::default();
+    let report = verify(&place.request(), &StopsEarly(cancel.clone()), &cancel).unwrap();
+    assert!(report.interrupted && report.ok && report.stored_as.is_some(), "{report:#?}");
+    assert_eq!(report.verified.frames, 0);
+    let listed = list(&place.location).unwrap();
+    assert!(listed.backups[0].verified.as_ref().is_none_or(|verified| verified.share_percent == 0));
+    place.verify();
+    assert_eq!(list(&place.location).unwrap().backups[0].verified.as_ref().unwrap().share_percent, 100);
+    assert_eq!(list(&place.location).unwrap().backups[0].id, backup);
+}
+
+/// A repository that is not there any more has not lost its objects: that is told, and is no damage.
+#[test]
+fn a_repository_that_went_away_is_no_damage() {
+    let place = Place::new();
+    place.backup(&pages(2), BadPages::default(), |_| 0);
+    struct TakesAway(String);
+    impl Observer for TakesAway {
+        fn event(&self, event: Event) {
+            if matches!(event, Event::StepStarted { .. }) {
+                std::fs::rename(&self.0, format!("{}.away", self.0)).unwrap();
+            }
+        }
+    }
+    let observer = TakesAway(place.location.repository.clone());
+    let error = verify(&place.request(), &observer, &Cancel::default()).unwrap_err();
+    assert!(!error.hints.is_empty() && error.kind != ErrorKind::Internal, "{error:#?}");
 }
 
 /// A repository that may only be read is verified all the same; only the result is not kept.

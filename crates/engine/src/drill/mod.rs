@@ -5,10 +5,10 @@
 //!
 //! *Apart from the living cluster.* The data directory, every tablespace, configuration from outside, the socket and the
 //! access rules lie in the scratch directory. What could reach the living cluster, its archive, its subscribers or its
-//! network is overridden on the server's command line, which beats every file ([`configuration`]). The only way to the
+//! network is overridden on the server's command line, which beats every file (`configuration.rs`). The only way to the
 //! repository is `restore_command`, which reads. A scratch directory inside a data directory is refused.
 //!
-//! *Killed at any point*: the server ends with pgkeep ([`server`]); the scratch directory stays only after SIGKILL or a second
+//! *Killed at any point*: the server ends with pgkeep (`server.rs`); the scratch directory stays only after SIGKILL or a second
 //! interrupt, and is never mistaken for anything: its name says what it is.
 
 mod configuration;

@@ -92,6 +92,7 @@ fn run(request: &VerifyRequest, observer: &dyn Observer, cancel: &Cancel) -> Res
     if request.dry_run {
         let mut report = run.report(&before, Vec::new(), 0);
         report.plan = plan.describe(&inventory);
+        only_about(&mut report, chosen);
         return Ok(report);
     }
     for text in &before.unreadable {
@@ -107,7 +108,15 @@ fn run(request: &VerifyRequest, observer: &dyn Observer, cancel: &Cancel) -> Res
     let damage = still_needed(&stanza, damage)?;
     let mut report = run.report(&before, damage, not_listed);
     run.store(&stanza, &mut report);
+    only_about(&mut report, chosen);
     Ok(report)
+}
+
+/// Who asks about one backup is told what concerns it; everything else is remembered all the same.
+fn only_about(report: &mut VerifyReport, chosen: Option<BackupId>) {
+    let Some(id) = chosen.map(|id| id.to_string()) else { return };
+    report.damage.retain(|damage| damage.backups.contains(&id));
+    report.ok = report.damage.is_empty() && report.damage_not_listed == 0;
 }
 
 fn check_request(request: &VerifyRequest) -> Result<()> {
