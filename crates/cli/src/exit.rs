@@ -125,6 +125,11 @@ mod tests {
             let row = format!("| {} | `{}` |", code(kind), name.as_str().unwrap());
             assert!(document.contains(&row), "{row}");
         }
+        // Answers, not failures: they have no kind.
+        for (code, verb) in [(DAMAGED, "`verify`"), (DRILL_FAILED, "`verify --restore`")] {
+            let row = format!("| {code} | | {verb}: ");
+            assert!(document.contains(&row), "{row}");
+        }
     }
 
     #[test]

@@ -329,6 +329,27 @@ fn a_damaged_backup_fails_the_drill_with_the_file() {
     assert!(report["failure"]["message"].as_str().unwrap().contains("pack-000001"), "{report:#}");
 }
 
+#[test]
+fn wal_that_cannot_be_read_fails_the_drill() {
+    let scene = Scene::new(17);
+    scene.site.backup(&scene.cluster, &[]);
+    let mut segments = Vec::new();
+    for _ in 0..3 {
+        scene.cluster.sql("INSERT INTO t SELECT generate_series(1, 100)");
+        segments.push(scene.site.archive_all(&scene.cluster));
+    }
+    let object = scene.site.wal_object(&segments[1]);
+    let mut bytes = fs::read(&object).unwrap();
+    let last = bytes.len() - 10;
+    bytes[last] ^= 1;
+    fs::write(&object, bytes).unwrap();
+    let (code, report) = scene.drill(&[]);
+    assert_eq!(code, 18, "{report:#}");
+    assert!(["consistency", "target"].contains(&report["failure"]["phase"].as_str().unwrap()), "{report:#}");
+    assert!(report["failure"]["log"].as_array().unwrap().len() > 1, "{report:#}");
+    assert_eq!(report["time_to_first_query_seconds"], Value::Null);
+}
+
 /// A program that does not outlive the test.
 struct Running(Option<Child>);
 
