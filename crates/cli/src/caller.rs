@@ -23,7 +23,8 @@ pub(crate) struct Caller {
     pub(crate) xdg_config_home: Option<PathBuf>,
     /// Where the command was given.
     pub(crate) working_directory: PathBuf,
-    os_user: Option<String>,
+    /// The name of the effective user.
+    pub(crate) os_user: Option<String>,
 }
 
 impl Caller {
@@ -147,6 +148,29 @@ impl Account {
             Some(Account { name, home: PathBuf::from(std::env::var_os("HOME")?) })
         })
     }
+}
+
+/// User and group of an account of this machine, by name.
+pub(crate) fn account(name: &str) -> Option<(u32, u32)> {
+    let text = std::fs::read_to_string("/etc/passwd").ok()?;
+    text.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        (fields.first() == Some(&name))
+            .then(|| Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?)))?
+    })
+}
+
+/// The environment for a server that pgkeep starts: without what is meant for clients of another one.
+pub(crate) fn server_environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| !name.starts_with("PG") || name.starts_with("PGKEEP_"))
+        .collect()
+}
+
+/// The folders of `$PATH`.
+pub(crate) fn search_path() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
 }
 
 /// The caller's time zone, an IANA name where there is one.

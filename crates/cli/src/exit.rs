@@ -11,6 +11,10 @@ use pgkeep_engine::ErrorKind;
 pub(crate) const OK: u8 = 0;
 /// The answer is no: `wal get`, the archive does not hold the file; `check`, something failed.
 pub(crate) const NO: u8 = 1;
+/// `verify` found damage.
+pub(crate) const DAMAGED: u8 = 17;
+/// `verify --restore`: what was restored does not work, or not as was wanted.
+pub(crate) const DRILL_FAILED: u8 = 18;
 /// `wal get` failed without knowing whether the archive holds the file.
 pub(crate) const CANNOT_TELL: u8 = 200;
 /// The largest code that the archiver survives.
@@ -119,6 +123,11 @@ mod tests {
         for kind in KINDS {
             let name = serde_json::to_value(kind).unwrap();
             let row = format!("| {} | `{}` |", code(kind), name.as_str().unwrap());
+            assert!(document.contains(&row), "{row}");
+        }
+        // Answers, not failures: they have no kind.
+        for (code, verb) in [(DAMAGED, "`verify`"), (DRILL_FAILED, "`verify --restore`")] {
+            let row = format!("| {code} | | {verb}: ");
             assert!(document.contains(&row), "{row}");
         }
     }

@@ -116,6 +116,27 @@ impl ArchiveIndex {
         self
     }
 
+    /// This index without some segments: those that are there and cannot be read.
+    #[must_use]
+    pub fn without_segments(mut self, damaged: &BTreeSet<WalSegmentName>) -> ArchiveIndex {
+        for segment in damaged {
+            let Some(runs) = self.runs.get_mut(&segment.timeline) else { continue };
+            let Some(at) =
+                runs.iter().position(|run| run.first <= segment.number && segment.number <= run.last)
+            else {
+                continue;
+            };
+            let run = runs.remove(at);
+            if segment.number < run.last {
+                runs.insert(at, SegmentRun { first: segment.number.next(), last: run.last });
+            }
+            if run.first < segment.number {
+                runs.insert(at, SegmentRun { first: run.first, last: SegmentNumber(segment.number.0 - 1) });
+            }
+        }
+        self
+    }
+
     /// The size of the cluster's segments.
     #[must_use]
     pub fn segment_size(&self) -> WalSegmentSize {

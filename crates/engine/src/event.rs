@@ -32,6 +32,12 @@ pub enum Step {
     Grace,
     /// Backups, packs and WAL are removed.
     Remove,
+    /// Stored bytes are read and proved.
+    Verify,
+    /// A restored server replays WAL.
+    Recover,
+    /// A restored server is questioned.
+    Question,
 }
 
 /// Something that happened.

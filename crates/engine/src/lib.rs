@@ -1,4 +1,4 @@
-//! The verbs of pgkeep as a library: init, backup, restore, WAL push and get, list, show, check, expire.
+//! The verbs of pgkeep as a library: init, backup, restore, WAL push and get, list, show, check, expire, verify.
 //!
 //! Each verb is a request that becomes a plan (pure, printable), is run, and ends in a report (serialisable).
 //! Nothing here prints, reads the environment, parses arguments or exits: what happens is told to an [`Observer`],
@@ -9,6 +9,7 @@ pub mod backup;
 pub mod changed_blocks;
 pub mod check;
 pub mod connection;
+pub mod drill;
 pub mod error;
 mod error_conversion;
 pub mod event;
@@ -21,6 +22,7 @@ pub mod location;
 pub mod recovery_window;
 pub mod restore;
 mod server_settings;
+pub mod verify;
 pub mod wal;
 
 pub use connection::ConnectionRequest;

@@ -15,7 +15,9 @@ use pgkeep_repo::{
 
 use crate::archive_index::{ArchiveIndex, MissingRun};
 use crate::backup::{BadPages, SourceKind, WalMode};
+use crate::drill::{LastDrill, last_drill};
 use crate::recovery_window::{BackupExtent, RecoveryWindow, is_harmful, missing_for, windows};
+use crate::verify::{BackupVerification, Damage, Memory};
 use crate::wal::push::newest_record;
 use crate::{Error, ErrorKind, Location, Result};
 
@@ -52,14 +54,16 @@ pub struct BackupSummary {
     pub unique_bytes: u64,
     /// Whether it is held.
     pub held: bool,
-    /// Whether it can be restored: all of its WAL is there and its manifest is sound.
+    /// Whether it can be restored: all of its WAL is there, its manifest is sound, and no damage is known.
     pub restorable: bool,
     /// Why not.
     pub problem: Option<String>,
+    /// What `verify` found; none where it never looked.
+    pub verified: Option<BackupVerification>,
 }
 
 /// A stretch of time and WAL in which every moment can be recovered.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Window {
     /// The backup that it starts with.
     pub backup: String,
@@ -110,6 +114,10 @@ pub struct ListReport {
     pub windows: Vec<Window>,
     /// By timeline and position.
     pub gaps: Vec<Gap>,
+    /// What `verify` found and did not prove to be good since.
+    pub damage: Vec<Damage>,
+    /// Reports of `verify` that cannot be read: what they knew is not shown.
+    pub warnings: Vec<String>,
 }
 
 /// Everything that is known of one backup.
@@ -151,6 +159,8 @@ pub struct ShowReport {
     pub annotations: BTreeMap<String, String>,
     /// Codec and level.
     pub compression: String,
+    /// The last drill with it; none where the newest drills were of other backups.
+    pub drill: Option<LastDrill>,
 }
 
 /// Lists a stanza.
@@ -163,19 +173,24 @@ pub fn list(location: &Location) -> Result<ListReport> {
 /// Lists a stanza that is open.
 pub(crate) fn list_stanza(stanza: &Stanza) -> Result<ListReport> {
     let listings = stanza.backups()?;
+    let memory = Memory::load(stanza)?;
     let mut report = ListReport {
         stanza: stanza.name().to_string(),
         system_identifier: newest_record(stanza)?.system_identifier,
         backups: Vec::new(),
         windows: Vec::new(),
         gaps: Vec::new(),
+        damage: memory.known().damage,
+        warnings: memory.known().unreadable_reports,
     };
     let expired = stanza.removed_wal()?;
     for record in stanza.records() {
         let contents = RecordContents::load(stanza, record, &listings)?;
-        report.backups.extend(contents.headers.iter().map(|header| contents.summary(header)));
-        report.windows.extend(contents.windows());
+        let summary = |header| with_verification(contents.summary(header), header, &memory);
+        report.backups.extend(contents.headers.iter().map(summary));
+        // A segment that is there and damaged is no gap, though nothing can be replayed beyond it.
         report.gaps.extend(contents.gaps(&expired));
+        report.windows.extend(contents.without_damage(&memory).windows());
     }
     report.backups.extend(listings.iter().filter_map(unreadable));
     // Ids begin with a number that grows.
@@ -238,12 +253,13 @@ fn show_backup(location: &Location, id: &str) -> Result<ShowReport> {
     let archive = stanza.wal(record);
     let index = ArchiveIndex::load(&archive)?;
     let contents = RecordContents { record: record.sequence, archive, index, headers: vec![header.clone()] };
+    let memory = Memory::load(&stanza)?;
     let missing = missing_for(&contents.index, &extent(&header, &contents.index));
     let bad_pages = bad_pages_of(&header);
     let mut summary = contents.summary(&header);
     Shares::load(&stanza, &listings)?.fill(&mut summary);
     Ok(ShowReport {
-        summary,
+        summary: with_verification(summary, &header, &memory),
         stanza: location.stanza.clone(),
         system_identifier: header.system_identifier,
         server_version: header.server_version_num,
@@ -267,6 +283,7 @@ fn show_backup(location: &Location, id: &str) -> Result<ShowReport> {
         external_config: header.external_files.into_iter().map(|file| file.path).collect(),
         annotations: header.annotations,
         compression: header.compression,
+        drill: last_drill(&stanza, id)?,
     })
 }
 
@@ -347,6 +364,7 @@ fn unreadable(listing: &BackupListing) -> Option<BackupSummary> {
         unique_bytes: 0,
         held: false,
         restorable: false,
+        verified: None,
         problem: Some(match error {
             RepoError::Corrupt { .. } | RepoError::NewerFormat { .. } => error.to_string(),
             other => format!("the manifest cannot be read: {other}"),
@@ -406,6 +424,32 @@ impl RecordContents {
             held: false,
             restorable: problem.is_none(),
             problem,
+            verified: None,
+        }
+    }
+
+    /// The same without the backups and segments that are known to be damaged: what can still be recovered.
+    fn without_damage(self, memory: &Memory) -> RecordContents {
+        let damage = memory.known();
+        if damage.damage.is_empty() {
+            return self;
+        }
+        let size = self.index.segment_size();
+        let segment_of = |object: &str| {
+            let name = WalSegmentName::parse(object.rsplit('/').next()?, size)?;
+            (self.archive.key(WalFileName::Segment(name)) == object).then_some(name)
+        };
+        let fatal = damage.damage.iter().filter(|damage| damage.kind.is_fatal());
+        let segments = fatal.filter_map(|damage| segment_of(&damage.object)).collect();
+        RecordContents {
+            record: self.record,
+            index: self.index.without_segments(&segments),
+            headers: self
+                .headers
+                .into_iter()
+                .filter(|header| !damage.is_damaged(&header.id.to_string()))
+                .collect(),
+            archive: self.archive,
         }
     }
 
@@ -488,6 +532,33 @@ fn is_covered(gap: &MissingRun, record: u32, ranges: &[WalRange]) -> bool {
         }
     }
     next > gap.last
+}
+
+/// Adds what `verify` knows; damage that it found is a reason not to count on the backup.
+fn with_verification(mut summary: BackupSummary, header: &ManifestHeader, memory: &Memory) -> BackupSummary {
+    summary.verified = memory.of_backup(header);
+    let known = memory.known();
+    let places: Vec<&Damage> = known.of_backup(&summary.id).collect();
+    if let (None, Some(first)) = (&summary.problem, places.first()) {
+        let more = match places.len() {
+            1 => String::new(),
+            count => format!(", and {} more places", count - 1),
+        };
+        summary.restorable = false;
+        summary.problem = Some(format!("damage was found: `{}`: {}{more}", first.object, first.what));
+    }
+    summary
+}
+
+/// The windows of one cluster when only these backups, in the order of their ends, and these segments count.
+pub(crate) fn windows_of(
+    archive: &WalArchive,
+    index: &ArchiveIndex,
+    headers: &[ManifestHeader],
+) -> Vec<Window> {
+    // The windows do not depend on which record it is.
+    let (record, headers) = (headers.first().map_or(0, |header| header.record), headers.to_vec());
+    RecordContents { record, archive: archive.clone(), index: index.clone(), headers }.windows()
 }
 
 /// What is needed of a manifest to say what can be recovered from it.

@@ -50,6 +50,12 @@ fn pg14_local_without_checksums_with_tablespace_and_archive() {
     prove(Case { major: 14, checksums: false, tablespace: true, wal: "archive", ..PLAIN });
 }
 
+/// A standby of 14 streams only to who asked it for its timeline before.
+#[test]
+fn pg14_stream_from_a_standby() {
+    prove(Case { major: 14, source: "stream", from_standby: true, ..PLAIN });
+}
+
 #[test]
 fn pg14_stream_with_group_access() {
     prove(Case { major: 14, source: "stream", group_access: true, compress: "lz4", ..PLAIN });

@@ -52,24 +52,70 @@ pub fn page_lsn(page: &[u8]) -> Lsn {
 /// times the blocks in a segment, plus the place in the file.
 #[must_use]
 pub fn verify_page(page: &[u8], block: u32) -> PageVerdict {
-    if page.len() < PAGE_HEADER_SIZE || !page.len().is_multiple_of(ROW) {
-        return PageVerdict::BadHeader;
+    PageFacts::of(page).verdict(block)
+}
+
+/// All that [`verify_page`] needs of a page, in eight bytes: a page can be read now and judged later, when it is known
+/// which block it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageFacts {
+    /// The checksum's lanes before the block number goes in.
+    fold: u32,
+    stored: u16,
+    shape: Shape,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    New,
+    Impossible,
+    SaneHeader,
+    BadHeader,
+}
+
+impl PageFacts {
+    /// Reads a page.
+    #[must_use]
+    pub fn of(page: &[u8]) -> PageFacts {
+        let without_sum = |shape| PageFacts { fold: 0, stored: 0, shape };
+        if page.len() < PAGE_HEADER_SIZE || !page.len().is_multiple_of(ROW) {
+            return without_sum(Shape::Impossible);
+        }
+        let field = |at| u16_at(page, at).unwrap_or_default();
+        let (lower, upper, special) = (field(LOWER_AT), field(UPPER_AT), field(SPECIAL_AT));
+        if upper == 0 {
+            return without_sum(if is_zero(page) { Shape::New } else { Shape::Impossible });
+        }
+        let is_sane = field(FLAGS_AT) & !VALID_FLAGS == 0
+            && lower <= upper
+            && upper <= special
+            && usize::from(special) <= page.len()
+            && special.is_multiple_of(8);
+        PageFacts {
+            fold: fold(page),
+            stored: field(CHECKSUM_AT),
+            shape: if is_sane { Shape::SaneHeader } else { Shape::BadHeader },
+        }
     }
-    let field = |at| u16_at(page, at).unwrap_or_default();
-    let (lower, upper, special) = (field(LOWER_AT), field(UPPER_AT), field(SPECIAL_AT));
-    if upper == 0 {
-        return if is_zero(page) { PageVerdict::New } else { PageVerdict::BadHeader };
+
+    /// What [`verify_page`] says of the page as that block.
+    #[must_use]
+    pub fn verdict(self, block: u32) -> PageVerdict {
+        match self.shape {
+            Shape::New => PageVerdict::New,
+            Shape::Impossible => PageVerdict::BadHeader,
+            Shape::SaneHeader | Shape::BadHeader => {
+                let computed = reduce(self.fold ^ block);
+                if self.stored != computed {
+                    PageVerdict::BadChecksum { stored: self.stored, computed }
+                } else if self.shape == Shape::SaneHeader {
+                    PageVerdict::Valid
+                } else {
+                    PageVerdict::BadHeader
+                }
+            }
+        }
     }
-    let (stored, computed) = (field(CHECKSUM_AT), page_checksum(page, block));
-    if stored != computed {
-        return PageVerdict::BadChecksum { stored, computed };
-    }
-    let is_sane = field(FLAGS_AT) & !VALID_FLAGS == 0
-        && lower <= upper
-        && upper <= special
-        && usize::from(special) <= page.len()
-        && special.is_multiple_of(8);
-    if is_sane { PageVerdict::Valid } else { PageVerdict::BadHeader }
 }
 
 /// Whether all bytes are zero.
@@ -96,6 +142,15 @@ const START: [u32; LANES] = [
 /// after the last whole row of 128 do not count either: real pages have none.
 #[must_use]
 pub fn page_checksum(page: &[u8], block: u32) -> u16 {
+    reduce(fold(page) ^ block)
+}
+
+/// At most 65,534 before the addition.
+fn reduce(folded: u32) -> u16 {
+    u16::try_from(folded % 65_535).unwrap_or_default() + 1
+}
+
+fn fold(page: &[u8]) -> u32 {
     let mut lanes = START;
     let mut rows = page.chunks_exact(ROW);
     if let Some(first) = rows.next().and_then(|row| row.first_chunk::<ROW>()) {
@@ -112,9 +167,7 @@ pub fn page_checksum(page: &[u8], block: u32) -> u16 {
     }
     mix(&mut lanes, &[0; ROW]);
     mix(&mut lanes, &[0; ROW]);
-    let folded = lanes.iter().fold(block, |all, lane| all ^ lane);
-    // At most 65,534 before the addition.
-    u16::try_from(folded % 65_535).unwrap_or_default() + 1
+    lanes.iter().fold(0, |all, lane| all ^ lane)
 }
 
 /// One step of each lane. Fixed counts and no bounds, so that the compiler keeps all lanes in vector registers.

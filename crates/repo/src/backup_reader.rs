@@ -168,6 +168,18 @@ impl BackupReader {
         &self.inner.header
     }
 
+    /// The key of its manifest, for messages.
+    #[must_use]
+    pub fn manifest_key(&self) -> &str {
+        &self.inner.manifest_key
+    }
+
+    /// The stored bytes of its manifest.
+    #[must_use]
+    pub fn manifest_bytes(&self) -> u64 {
+        self.inner.preamble.files_offset().saturating_add(self.inner.preamble.files_stored)
+    }
+
     /// Everything in the backup, sorted by path.
     #[must_use]
     pub fn files(&self) -> Files {

@@ -56,7 +56,7 @@ pub struct BlockRun {
 }
 
 /// Bytes inside a metadata frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PieceRef {
     /// The frame.
     pub frame: FrameRef,

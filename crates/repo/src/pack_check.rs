@@ -6,9 +6,11 @@
 use crate::backup_reader::BackupReader;
 use crate::bytes::Malformed;
 use crate::error::Result;
-use crate::frame::{FrameKind, FrameRef};
+use crate::frame::{FRAME_HEADER_LEN, FrameDecoder, FrameHeader, FrameKind, FrameRef};
+use crate::frame_fetcher::{FrameFetcher, StoredFrame};
 use crate::manifest::PackEntry;
 use crate::pack::{IndexEntry, PACK_HEADER_LEN, PACK_TRAILER_LEN, PackHeader, PackTrailer, decode_index};
+use crate::stanza::Stanza;
 use crate::{RepoError, key};
 
 /// How thoroughly a pack is checked.
@@ -56,17 +58,10 @@ impl BackupReader {
                 continue;
             }
             for (stored, entry) in self.frames().fetch(&frames)?.iter().zip(group) {
-                let header = self.frames().check_stored(stored)?;
-                if header.kind != entry.kind || header.raw_len != entry.frame.raw_len {
-                    let what = "the index says something else about a frame than its header";
-                    return Err(RepoError::corrupt(
-                        self.frames().pack_key(&entry.frame),
-                        entry.frame.offset,
-                        what,
-                    ));
-                }
                 if depth == PackCheck::Digests {
-                    self.frames().decode_as(entry.kind, &mut decoder, stored, &mut plain)?;
+                    self.frames().check_frame(entry, &mut decoder, stored, &mut plain)?;
+                } else {
+                    self.frames().check_header(entry, stored)?;
                 }
             }
         }
@@ -78,13 +73,63 @@ impl BackupReader {
     /// # Errors
     /// As [`BackupReader::check_pack`].
     pub fn pack_index(&self, pack: &PackEntry) -> Result<Vec<IndexEntry>> {
-        let store = self.stanza().repository().store();
-        let key = key::pack(self.stanza().name(), pack.backup, pack.number);
+        self.stanza().pack_index(self.frames(), pack)
+    }
+}
+
+impl FrameFetcher {
+    /// Checks and decodes a stored frame of any kind that the index of its pack names.
+    ///
+    /// # Errors
+    /// [`RepoError::Corrupt`] with the pack and the offset of the frame.
+    pub fn check_frame(
+        &self,
+        entry: &IndexEntry,
+        decoder: &mut FrameDecoder,
+        stored: &StoredFrame,
+        plain: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.check_header(entry, stored)?;
+        self.decode_as(entry.kind, decoder, stored, plain)
+    }
+
+    fn check_header(&self, entry: &IndexEntry, stored: &StoredFrame) -> Result<()> {
+        let header = self.check_stored(stored)?;
+        if header.kind != entry.kind || header.raw_len != entry.frame.raw_len {
+            let what = "the index says something else about a frame than its header";
+            return Err(RepoError::corrupt(self.pack_key(&entry.frame), entry.frame.offset, what));
+        }
+        Ok(())
+    }
+}
+
+impl Stanza {
+    /// Reads frames of these packs, whichever backups need them. `block_size` is that of their cluster.
+    #[must_use]
+    pub fn frames_of(&self, block_size: u32, packs: &[PackEntry]) -> FrameFetcher {
+        let repository = self.repository();
+        FrameFetcher::new(
+            repository.store().clone(),
+            repository.digest_key().clone(),
+            block_size,
+            self.name(),
+            packs,
+        )
+    }
+
+    /// The frames of a pack, by its index, after checking header, index and trailer.
+    ///
+    /// # Errors
+    /// [`RepoError::Corrupt`] with the pack and the offset of what is wrong, [`RepoError::NotFound`] where it is gone, or
+    /// when the storage fails.
+    pub fn pack_index(&self, frames: &FrameFetcher, pack: &PackEntry) -> Result<Vec<IndexEntry>> {
+        let store = self.repository().store();
+        let key = key::pack(self.name(), pack.backup, pack.number);
         let corrupt = |offset: u64, what: &str| RepoError::corrupt(key.clone(), offset, what);
         let (head, size) = store.get_start(&key, PACK_HEADER_LEN as u64)?;
         let header = PackHeader::decode(&key, &head)?;
         let known = (header.repository_id, header.pack_id, header.epoch, header.number);
-        if known != (self.stanza().repository().id_bytes(), pack.id.0, pack.epoch, pack.number) {
+        if known != (self.repository().id_bytes(), pack.id.0, pack.epoch, pack.number) {
             return Err(corrupt(0, "it is another pack than the manifest says"));
         }
         if size != pack.size || size < (PACK_HEADER_LEN + PACK_TRAILER_LEN) as u64 {
@@ -97,24 +142,65 @@ impl BackupReader {
         if trailer.pack_id != header.pack_id || index_end != Some(end) {
             return Err(corrupt(end, "its end does not fit it"));
         }
-        let entries = self.read_index(pack, &trailer).map_err(|error| match error {
+        let entries = self.read_index(frames, pack, &trailer).map_err(|error| match error {
             IndexError::Repo(error) => error,
             IndexError::Malformed(m) => corrupt(trailer.index_offset, m.0),
         })?;
         Ok(entries)
     }
 
+    /// The frames of a pack whose index or end cannot be read, found one after another by their own headers; and where
+    /// that ends before the pack does, from which offset on nothing is known. Nothing about the frames is proved yet.
+    ///
+    /// # Errors
+    /// [`RepoError::NotFound`] where the pack is gone, or when the storage fails.
+    pub fn scan_pack(&self, pack: &PackEntry) -> Result<(Vec<IndexEntry>, Option<u64>)> {
+        let store = self.repository().store();
+        let key = key::pack(self.name(), pack.backup, pack.number);
+        let size = store.head(&key)?.ok_or_else(|| RepoError::NotFound { key: key.clone() })?;
+        let mut entries = Vec::new();
+        let mut at = PACK_HEADER_LEN as u64;
+        while at < pack.size.saturating_sub(PACK_TRAILER_LEN as u64) {
+            if at.saturating_add(FRAME_HEADER_LEN as u64) > size {
+                return Ok((entries, Some(at)));
+            }
+            let head = store.get_range(&key, at..at + FRAME_HEADER_LEN as u64)?;
+            let Ok(header) = FrameHeader::parse_unchecked(&head) else { return Ok((entries, Some(at))) };
+            let frame = FrameRef {
+                epoch: pack.epoch,
+                pack: pack.number,
+                offset: at,
+                stored_len: header.stored_len,
+                raw_len: header.raw_len,
+            };
+            if frame.check().is_err() || frame.end() > pack.size {
+                return Ok((entries, Some(at)));
+            }
+            if header.kind == FrameKind::Index {
+                return Ok((entries, None));
+            }
+            entries.push(IndexEntry { kind: header.kind, frame });
+            at = frame.end();
+        }
+        Ok((entries, None))
+    }
+
     /// Index frames follow each other up to the trailer; each says in its header how long it is.
-    fn read_index(&self, pack: &PackEntry, trailer: &PackTrailer) -> Result<Vec<IndexEntry>, IndexError> {
-        let store = self.stanza().repository().store();
-        let key = key::pack(self.stanza().name(), pack.backup, pack.number);
+    fn read_index(
+        &self,
+        frames: &FrameFetcher,
+        pack: &PackEntry,
+        trailer: &PackTrailer,
+    ) -> Result<Vec<IndexEntry>, IndexError> {
+        let store = self.repository().store();
+        let key = key::pack(self.name(), pack.backup, pack.number);
         let end = trailer.index_offset + u64::from(trailer.index_len);
         let mut entries = Vec::new();
         let mut next_frame = PACK_HEADER_LEN as u64;
         let mut at = trailer.index_offset;
         while at < end {
-            let head_end = at.saturating_add(crate::frame::FRAME_HEADER_LEN as u64).min(end);
-            let head = crate::frame::FrameHeader::parse_unchecked(&store.get_range(&key, at..head_end)?)?;
+            let head_end = at.saturating_add(FRAME_HEADER_LEN as u64).min(end);
+            let head = FrameHeader::parse_unchecked(&store.get_range(&key, at..head_end)?)?;
             let frame = FrameRef {
                 epoch: pack.epoch,
                 pack: pack.number,
@@ -126,7 +212,7 @@ impl BackupReader {
                 return Err(Malformed("its index does not fit").into());
             }
             decode_index(
-                &self.frames().read_as(FrameKind::Index, frame)?,
+                &frames.read_as(FrameKind::Index, frame)?,
                 pack.epoch,
                 pack.number,
                 &mut next_frame,

@@ -8,29 +8,17 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::backup_reader::BackupReader;
-use crate::block_map::{
-    BlockRun, Leaf, LeafContents, LeafLayout, Leaves, PieceRef, Root, RunTarget, ShareCount, decode_runs,
-};
+use crate::block_map::{BlockRun, Leaf, LeafContents, LeafLayout, Leaves, RunTarget, ShareCount};
 use crate::bytes::Malformed;
 use crate::error::Result;
-use crate::frame::FrameKind;
 use crate::manifest::FileEntry;
-use crate::map_leaves::{MapLeaf, read_leaf};
+use crate::map_leaves::{MapLeaf, MapLeaves};
 use crate::{BlockDigest, FrameRef, RepoError};
 
 /// The map of one file that is not empty.
 #[derive(Clone, Debug)]
 pub struct ParentMap {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    reader: BackupReader,
-    piece: PieceRef,
-    root: Root,
-    block_size: u32,
-    zero: BlockDigest,
+    leaves: Arc<MapLeaves>,
 }
 
 /// One leaf: neighbouring blocks, with their digests and places.
@@ -109,10 +97,7 @@ impl BackupReader {
     /// # Errors
     /// As [`BackupReader::map`].
     pub fn parent_map(&self, entry: &FileEntry) -> Result<Option<ParentMap>> {
-        let Some((piece, root)) = self.root(entry)? else { return Ok(None) };
-        let block_size = self.header().block_size;
-        let zero = self.stanza().repository().digest_key().zero_block(block_size);
-        Ok(Some(ParentMap { inner: Arc::new(Inner { reader: self.clone(), piece, root, block_size, zero }) }))
+        Ok(self.map_leaves(entry)?.map(|leaves| ParentMap { leaves: Arc::new(leaves) }))
     }
 }
 
@@ -127,9 +112,9 @@ impl BackupReader {
         for entry in self.files() {
             if let Some(map) = self.parent_map(&entry?)? {
                 let mut shares = ShareCount::default();
-                let every_leaf = 0..map.inner.root.layout().leaf_count();
-                every_leaf.into_iter().try_for_each(|index| map.add_leaf_shares(index, &mut shares))?;
-                shares.add_piece(&map.inner.piece);
+                let mut every_leaf = 0..map.leaves.count();
+                every_leaf.try_for_each(|index| map.add_leaf_shares(index, &mut shares))?;
+                shares.add_piece(&map.leaves.place);
                 needs.add_all(&shares);
             }
         }
@@ -141,20 +126,24 @@ impl ParentMap {
     /// The backup that the map is of.
     #[must_use]
     pub fn reader(&self) -> &BackupReader {
-        &self.inner.reader
+        &self.leaves.reader
+    }
+
+    fn block_size(&self) -> u32 {
+        self.leaves.reader.header().block_size
     }
 
     /// How many blocks the file had.
     #[must_use]
     pub fn block_count(&self) -> u32 {
-        self.inner.root.block_count
+        self.leaves.root.block_count
     }
 
     /// Whether anything of the file lies in one of these packs, by epoch and number.
     #[must_use]
     pub fn needs_any(&self, packs: &BTreeSet<(u32, u32)>) -> bool {
-        !packs.is_empty()
-            && self.shares().shares().iter().any(|share| packs.contains(&(share.epoch, share.pack)))
+        packs.contains(&self.leaves.place.frame.pack_name())
+            || self.leaves.needs_any(|epoch, pack| packs.contains(&(epoch, pack)))
     }
 
     /// The leaf that a block is in; none where the file did not have it.
@@ -165,28 +154,14 @@ impl ParentMap {
         if block >= self.block_count() {
             return Ok(None);
         }
-        let index = block >> self.inner.root.leaf_shift;
-        let (first_block, _) = self.inner.root.layout().leaf(index);
+        let index = block >> self.leaves.root.leaf_shift;
+        let (first_block, _) = self.leaves.root.layout().leaf(index);
         let contents = self.contents(index)?;
-        Ok(Some(ParentLeaf { first_block, contents, block_size: self.inner.block_size }))
-    }
-
-    fn runs(&self, index: u32) -> Result<Vec<BlockRun>> {
-        let (first_block, count) = self.inner.root.layout().leaf(index);
-        match &self.inner.root.leaves {
-            Leaves::Inline { runs, .. } => Ok(runs.clone()),
-            Leaves::Pieces { leaves, .. } => match leaves.get(index as usize).and_then(|leaf| leaf.pieces) {
-                None => Ok(vec![BlockRun { first_block, count, target: RunTarget::Zero }]),
-                Some((runs, _)) => self.inner.reader.piece(FrameKind::Map, &runs, |bytes| {
-                    decode_runs(bytes, first_block, count, self.inner.block_size)
-                }),
-            },
-        }
+        Ok(Some(ParentLeaf { first_block, contents, block_size: self.block_size() }))
     }
 
     fn contents(&self, index: u32) -> Result<LeafContents> {
-        let Inner { reader, piece, root, zero, .. } = &*self.inner;
-        let MapLeaf { runs, digests, .. } = read_leaf(reader, piece, root, *zero, index)?;
+        let MapLeaf { runs, digests, .. } = self.leaves.read(index)?;
         Ok(LeafContents { runs, digests })
     }
 
@@ -196,8 +171,8 @@ impl ParentMap {
         let mut found = LeafContents::default();
         let mut next = first;
         while next < end {
-            let index = next >> self.inner.root.leaf_shift;
-            let (leaf_first, leaf_count) = self.inner.root.layout().leaf(index);
+            let index = next >> self.leaves.root.leaf_shift;
+            let (leaf_first, leaf_count) = self.leaves.root.layout().leaf(index);
             let leaf_end = (leaf_first + leaf_count).min(end);
             found.push_part(&self.contents(index)?, next, leaf_end);
             next = leaf_end;
@@ -207,10 +182,10 @@ impl ParentMap {
 
     /// The leaf of that index, where it is one of pieces and covers the very blocks that it covers in `layout`.
     pub(crate) fn same_leaf(&self, layout: LeafLayout, index: u32) -> Option<Leaf> {
-        let own = self.inner.root.layout();
+        let own = self.leaves.root.layout();
         let same =
             own.shift == layout.shift && index < own.leaf_count() && own.leaf(index) == layout.leaf(index);
-        match &self.inner.root.leaves {
+        match &self.leaves.root.leaves {
             Leaves::Pieces { leaves, .. } if same => leaves.get(index as usize).copied(),
             _ => None,
         }
@@ -218,20 +193,20 @@ impl ParentMap {
 
     /// An error that names the place of the root.
     pub(crate) fn corrupt(&self, malformed: Malformed) -> RepoError {
-        self.inner.reader.corrupt(&self.inner.piece, malformed)
+        self.leaves.reader.corrupt(&self.leaves.place, malformed)
     }
 
     /// What the file needs of each pack, its root included.
     pub(crate) fn shares(&self) -> ShareCount {
-        let mut shares = self.inner.root.shares(self.inner.block_size);
-        shares.add_piece(&self.inner.piece);
+        let mut shares = self.leaves.root.shares(self.block_size());
+        shares.add_piece(&self.leaves.place);
         shares
     }
 
     /// What the file's leaves need of each pack, without those leaves that are `replaced` and without its root.
     pub(crate) fn shares_without(&self, replaced: impl Fn(u32) -> bool) -> Result<ShareCount> {
-        let mut shares = self.inner.root.shares(self.inner.block_size);
-        for index in (0..self.inner.root.layout().leaf_count()).filter(|index| replaced(*index)) {
+        let mut shares = self.leaves.root.shares(self.block_size());
+        for index in (0..self.leaves.root.layout().leaf_count()).filter(|index| replaced(*index)) {
             let mut leaf = ShareCount::default();
             self.add_leaf_shares(index, &mut leaf)?;
             shares.subtract_all(&leaf).map_err(|m| self.corrupt(m))?;
@@ -241,8 +216,8 @@ impl ParentMap {
 
     /// What one leaf needs: its blocks, and its own pieces.
     fn add_leaf_shares(&self, index: u32, shares: &mut ShareCount) -> Result<()> {
-        self.runs(index)?.iter().for_each(|run| shares.add_run(run, self.inner.block_size));
-        if let Leaves::Pieces { leaves, .. } = &self.inner.root.leaves
+        self.leaves.runs(index)?.iter().for_each(|run| shares.add_run(run, self.block_size()));
+        if let Leaves::Pieces { leaves, .. } = &self.leaves.root.leaves
             && let Some((runs, digests)) = leaves.get(index as usize).and_then(|leaf| leaf.pieces)
         {
             shares.add_piece(&runs);

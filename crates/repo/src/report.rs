@@ -10,6 +10,9 @@ use crate::error::Result;
 use crate::stanza::Stanza;
 use crate::{RepoError, key};
 
+/// The longest report that is read.
+const MAX_REPORT: u64 = 256 << 20;
+
 /// The name of a stored report: `<YYYYMMDDTHHMMSSZ>-<verb>-<random>.json`. Names sort by time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReportName(String);
@@ -53,9 +56,12 @@ impl Stanza {
     /// A stored report.
     ///
     /// # Errors
-    /// [`RepoError::NotFound`], or when the storage fails.
+    /// [`RepoError::NotFound`], [`RepoError::Corrupt`] where it is longer than any report, or when the storage fails.
     pub fn report(&self, name: &ReportName) -> Result<Vec<u8>> {
         let key = format!("{}/report/{}", self.name(), name.as_str());
+        if let Some(size) = self.repository().store().head(&key)?.filter(|size| *size > MAX_REPORT) {
+            return Err(RepoError::corrupt(key, size, "it is longer than any report"));
+        }
         Ok(self.repository().store().get(&key)?.into())
     }
 }

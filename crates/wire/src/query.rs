@@ -11,6 +11,7 @@ use crate::message::Fields;
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
     columns: Vec<String>,
+    types: Vec<u32>,
     by_name: BTreeMap<String, usize>,
     data: Vec<u8>,
     /// Offset and length in `data` of every field, row by row.
@@ -26,7 +27,10 @@ impl Rows {
         let mut rows = Rows::default();
         for index in 0..usize::from(count) {
             let name = String::from_utf8_lossy(fields.c_string()?).into_owned();
-            fields.bytes(18)?;
+            // Table's OID and column number; the type's OID; its length and modifier, and the format.
+            fields.bytes(6)?;
+            rows.types.push(fields.bytes(4)?.try_into().map_or(0, u32::from_be_bytes));
+            fields.bytes(8)?;
             // The first column of a name counts.
             rows.by_name.entry(name.clone()).or_insert(index);
             rows.columns.push(name);
@@ -73,6 +77,11 @@ impl Rows {
     /// The names of the columns.
     pub fn columns(&self) -> &[String] {
         &self.columns
+    }
+
+    /// The OIDs of the columns' types.
+    pub fn column_types(&self) -> &[u32] {
+        &self.types
     }
 
     /// What the server says it did: `SELECT 1`, `CREATE TABLE`.

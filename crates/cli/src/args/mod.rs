@@ -9,6 +9,7 @@ pub(crate) mod expire;
 pub(crate) mod init;
 pub(crate) mod restore;
 pub(crate) mod show;
+pub(crate) mod verify;
 pub(crate) mod wal;
 
 use std::path::PathBuf;
@@ -101,6 +102,8 @@ pub(crate) enum Verb {
     Hold(expire::HoldArgs),
     /// Let go of a backup that is held
     Release(expire::ReleaseArgs),
+    /// Prove that what is stored is what was written, or try a restore with a real server
+    Verify(Box<verify::VerifyArgs>),
     /// Show the configuration
     Config(config::ConfigArgs),
     /// Print the version

@@ -137,7 +137,7 @@ impl RestoreArgs {
     }
 }
 
-fn timeline(text: &str) -> Result<TargetTimeline, String> {
+pub(super) fn timeline(text: &str) -> Result<TargetTimeline, String> {
     match text {
         "latest" => Ok(TargetTimeline::Latest),
         "current" => Ok(TargetTimeline::Current),
@@ -178,7 +178,7 @@ fn tablespace(text: &str) -> Result<(String, PathBuf), String> {
     Ok((old, PathBuf::from(new)))
 }
 
-fn setting(text: &str) -> Result<(String, String), String> {
+pub(super) fn setting(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     let name = name.trim();
     let first_is_letter = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');

@@ -8,6 +8,7 @@ mod config;
 mod expire;
 mod restore;
 mod tell;
+mod verify;
 mod wal;
 
 use pgkeep_engine::{Location, Result};
@@ -89,6 +90,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Verb::Expire(args) => expire::expire(&Context::new(global, args.flags())?, &args),
         Verb::Hold(args) => expire::hold(&Context::new(global, Vec::new())?, &args),
         Verb::Release(args) => expire::release(&Context::new(global, Vec::new())?, &args),
+        Verb::Verify(args) => verify::verify(&Context::new(global, args.flags())?, *args),
         Verb::Config(args) => config::config(&Context::new(global, Vec::new())?, &args),
         Verb::Version => version(&global),
     }

@@ -9,6 +9,7 @@ pub(crate) mod progress;
 pub(crate) mod quantity;
 pub(crate) mod style;
 pub(crate) mod text;
+pub(crate) mod verify;
 
 use std::io::{self, Write};
 

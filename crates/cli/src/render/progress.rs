@@ -210,6 +210,9 @@ fn words(step: Step) -> &'static str {
         Step::Sync => "making the files durable",
         Step::Grace => "waiting, so that others see what is to go",
         Step::Remove => "removing what no rule keeps",
+        Step::Verify => "verifying",
+        Step::Recover => "waiting for recovery",
+        Step::Question => "asking the restored server",
     }
 }
 

@@ -16,14 +16,14 @@ const BAD_FILES_SHOWN: usize = 20;
 const BAD_BLOCKS_SHOWN: usize = 10;
 
 /// Lines of `name   value`, the values below each other.
-struct Fields(Vec<(&'static str, String)>);
+pub(super) struct Fields(pub(super) Vec<(&'static str, String)>);
 
 impl Fields {
-    fn add(&mut self, name: &'static str, value: impl Into<String>) {
+    pub(super) fn add(&mut self, name: &'static str, value: impl Into<String>) {
         self.0.push((name, value.into()));
     }
 
-    fn show(&self) -> String {
+    pub(super) fn show(&self) -> String {
         let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         self.0.iter().map(|(name, value)| format!("  {name:width$}  {value}\n")).collect()
     }
@@ -249,6 +249,10 @@ pub(crate) fn list(report: &ListReport) -> String {
             text.push_str(&format!("  {}\n", gap_words(gap)));
         }
     }
+    text.push_str(&super::verify::known_damage(&report.damage));
+    for warning in &report.warnings {
+        text.push_str(&format!("\nwhat earlier runs of verify knew is not shown: {warning}\n"));
+    }
     text
 }
 
@@ -257,6 +261,7 @@ fn backup_table(backups: &[BackupSummary]) -> String {
     table.load_style(presets::NOTHING);
     table.set_header([
         "backup", "type", "finished", "timeline", "stop LSN", "cluster", "stored", "unique", "state",
+        "verified",
     ]);
     for backup in backups {
         table.add_row([
@@ -275,6 +280,7 @@ fn backup_table(backups: &[BackupSummary]) -> String {
                 (false, true) => "broken, held",
             }
             .to_owned(),
+            super::verify::verified_cell(backup.verified.as_ref()),
         ]);
     }
     for column in [3, 5, 6, 7] {
@@ -291,7 +297,7 @@ fn lines_of(table: &Table) -> String {
 }
 
 /// Exact to the microsecond: a target may be any of these moments, and no later one.
-fn window_words(window: &Window) -> String {
+pub(super) fn window_words(window: &Window) -> String {
     let from = format!("{} ({})", exact_moment(&window.from_time), window.from_lsn);
     let with = format!("    on timeline {}, with backup {}", window.timeline, window.backup);
     let moments = match &window.to_time {
@@ -348,6 +354,10 @@ pub(crate) fn show(report: &ShowReport) -> String {
             (None, true) => "can be restored".to_owned(),
         },
     );
+    fields.add("verified", super::verify::verified_words(summary.verified.as_ref()));
+    if let Some(drill) = &report.drill {
+        fields.add("drill", super::verify::drill_words(drill));
+    }
     fields.add("type", summary.kind.clone());
     fields.add("started", moment(&summary.started));
     fields.add("finished", moment(&summary.finished));

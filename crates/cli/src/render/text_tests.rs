@@ -20,6 +20,7 @@ fn summary() -> BackupSummary {
         unique_bytes: 268_435_456,
         held: false,
         restorable: true,
+        verified: None,
         problem: None,
     }
 }
@@ -56,6 +57,8 @@ fn a_list_shows_backups_windows_and_gaps_in_words() {
         expired: false,
     };
     let report = ListReport {
+        damage: Vec::new(),
+        warnings: Vec::new(),
         stanza: "main".into(),
         system_identifier: 7_412_345_678_901_234_567,
         backups: vec![summary(), broken],
@@ -75,6 +78,8 @@ fn a_list_shows_backups_windows_and_gaps_in_words() {
 #[test]
 fn an_empty_list_says_what_to_do() {
     let report = ListReport {
+        damage: Vec::new(),
+        warnings: Vec::new(),
         stanza: "main".into(),
         system_identifier: 7,
         backups: vec![],

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::support::Place;
 
 /// Every verb, in the order of the reference.
-const VERBS: [&str; 16] = [
+const VERBS: [&str; 17] = [
     "",
     "init",
     "backup",
@@ -19,6 +19,7 @@ const VERBS: [&str; 16] = [
     "expire",
     "hold",
     "release",
+    "verify",
     "config",
     "config show",
     "version",

@@ -11,7 +11,17 @@ use crate::support::{Place, path_text, redactions};
 const REFERENCE: &str = include_str!("../../../../docs/reference/json.md");
 
 /// Numbers that differ from run to run, and sentences for people.
-const MEASURED: [&str; 16] = [
+const MEASURED: [&str; 26] = [
+    "seconds",
+    "time_to_first_query_seconds",
+    "verified_pack_bytes",
+    "pack_bytes",
+    "frames",
+    "pages",
+    "wal_files",
+    "stored_as",
+    "plan",
+    "scratch",
     "size_bytes",
     "local_bytes",
     "kept_blocks",
@@ -88,6 +98,44 @@ fn chown_like(model: &std::path::Path, tree: &std::path::Path) {
     assert!(status.success());
 }
 
+/// Damage on a repository of its own: every key of it is documented.
+#[test]
+fn damage_is_told_with_documented_keys() {
+    let cluster = Cluster::builder(18).start();
+    let place = Place::new();
+    let conninfo = cluster.conninfo();
+    place.succeed(&["init", "--repo", "repo", "-d", &conninfo]);
+    place.succeed(&["backup", "--repo", "repo", "-d", &conninfo, "-q"]);
+    let backups = place.path("repo/main/backup");
+    let backup = std::fs::read_dir(backups).unwrap().next().unwrap().unwrap().path();
+    let pack = backup.join("pack-000001");
+    let mut bytes = std::fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    let output = place.command(&["verify", "--repo", "repo", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(17));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+    let mut found = BTreeSet::new();
+    keys(&report, &mut found);
+    for key in found {
+        assert!(REFERENCE.contains(&format!("`{key}`")), "docs/reference/json.md lacks `{key}`");
+    }
+    let text = place.show(&["verify", "--repo", "repo"]);
+    for part in [
+        "exit code 17",
+        "1 damaged place",
+        "pack-000001 at offset",
+        "needed by 000001-",
+        "no backup restores",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let list = place.show(&["list", "--repo", "repo"]);
+    assert!(list.contains("broken") && list.contains("damage that `pgkeep verify` found"), "{list}");
+}
+
 #[test]
 fn every_report_has_its_shape() {
     let cluster = Cluster::builder(18).start();
@@ -144,6 +192,16 @@ fn every_report_has_its_shape() {
         json(&place, "restore_delta_dry_run", &[&onto[..], &["--dry-run"]].concat());
         json(&place, "restore_delta", &onto);
         assert_snapshot!("text_restore_delta", place.show(&onto));
+        json(&place, "verify_dry_run", &["verify", "--repo", "repo", "--dry-run"]);
+        json(&place, "verify", &["verify", "--repo", "repo"]);
+        assert_snapshot!("text_verify", place.show(&["verify", "--repo", "repo", "-q"]));
+        assert_snapshot!("text_list_verified", place.show(&["list", "--repo", "repo"]));
+        let programs = cluster.installation().program("postgres");
+        let programs = programs.parent().unwrap().to_str().unwrap();
+        place.directory("drill");
+        let drill = ["verify", "--repo", "repo", "--restore", "--directory", "drill", "--bin-dir", programs];
+        json(&place, "drill", &[&drill[..], &["--target", "immediate"]].concat());
+        json(&place, "show_verified", &["show", "latest", "--repo", "repo"]);
 
         json(&place, "wal_get", &["wal", "get", "--repo", "repo", &segment, "fetched"]);
         std::fs::rename(place.path("fetched"), place.path(&segment)).unwrap();

@@ -66,7 +66,7 @@ impl Run<'_> {
         let found = self.find_changes(session, directory, parent, start)?;
         let reading = found.changes.as_ref().map(|changes| Reading {
             changes,
-            rewrite: &self.plan.rewrite,
+            rewrite: &self.rewrite,
             block_size: self.facts.block_size,
         });
         let walk = source_local::walk(directory, &self.facts)?;

@@ -86,6 +86,9 @@ impl Run<'_> {
         if let Err(why) = comparable(header, &self.facts.shape()) {
             return all(everything(why));
         }
+        if header.packs.iter().any(|pack| self.condemned.contains(&(pack.epoch, pack.number))) {
+            return all(everything("packs of the parent are about to be removed"));
+        }
         let mut replication = self.request.connection.connect_replication()?;
         let timeline = replication.identify_system()?.timeline;
         let path = path_to(&mut replication, timeline)?;

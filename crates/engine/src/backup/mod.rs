@@ -34,10 +34,11 @@ pub use request::{
     SourceKind, TypeChoice, WalChoice, WalMode,
 };
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use pgkeep_repo::{ClusterRecord, ManifestHeader, Stanza};
+use pgkeep_repo::{BackupId, ClusterRecord, ManifestHeader, Stanza};
 
 use self::basis::Basis;
 use self::plan::BackupPlan;
@@ -45,6 +46,7 @@ use self::rewrite::Rewrite;
 use self::server::ServerFacts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer};
+use crate::verify::known_damage;
 use crate::wal::push::newest_record;
 
 /// Takes a backup.
@@ -62,7 +64,7 @@ pub fn backup(request: &BackupRequest, observer: &dyn Observer, cancel: &Cancel)
     };
     let fed = wal_wait::last_archived_is_here(&mut session, &archive)?;
     let headers = headers_of(&stanza, &record)?;
-    let basis = basis::choose(request.kind, &headers, &BTreeMap::new(), &facts);
+    let basis = basis::choose(request.kind, &headers, &damage_of(&stanza, &headers, observer)?, &facts);
     let parent = headers.iter().find(|header| Some(header.id) == basis.parent);
     let rewrite = parent.map(|parent| rewrite::choose(&parent.packs)).unwrap_or_default();
     let plan = plan::plan(request, &facts, basis, rewrite.packs.clone(), &local, fed)?;
@@ -78,7 +80,18 @@ pub fn backup(request: &BackupRequest, observer: &dyn Observer, cancel: &Cancel)
         return Ok(dry_report(&plan, &facts));
     }
     run::run(
-        run::Run { request, stanza: &stanza, record: &record, archive, facts, plan, observer, cancel },
+        run::Run {
+            request,
+            stanza: &stanza,
+            record: &record,
+            archive,
+            facts,
+            rewrite: Arc::clone(&plan.rewrite),
+            condemned: BTreeSet::new(),
+            plan,
+            observer,
+            cancel,
+        },
         session,
     )
 }
@@ -105,6 +118,28 @@ fn record_of(stanza: &Stanza, facts: &ServerFacts) -> Result<ClusterRecord> {
 fn headers_of(stanza: &Stanza, record: &ClusterRecord) -> Result<Vec<ManifestHeader>> {
     let headers = stanza.backups()?.into_iter().filter_map(|listing| listing.header.ok());
     Ok(headers.filter(|header| header.record == record.sequence).collect())
+}
+
+/// What `verify` knows to be bad, in words: damage is not to be inherited.
+fn damage_of(
+    stanza: &Stanza,
+    headers: &[ManifestHeader],
+    observer: &dyn Observer,
+) -> Result<BTreeMap<BackupId, String>> {
+    let known = known_damage(stanza)?;
+    for report in &known.unreadable_reports {
+        observer.event(Event::Warning {
+            text: format!("what `verify` found cannot be read: {report}"),
+            hint: Some(
+                "run `pgkeep verify` again; until then this backup may build on a damaged one".to_owned(),
+            ),
+        });
+    }
+    let damaged = |header: &ManifestHeader| {
+        let first = known.of_backup(&header.id.to_string()).next().map(|damage| damage.what.clone())?;
+        Some((header.id, first))
+    };
+    Ok(headers.iter().filter_map(damaged).collect())
 }
 
 fn rewrite_text(rewrite: &Rewrite) -> String {

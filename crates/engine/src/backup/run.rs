@@ -3,6 +3,7 @@
 //! Order: configuration files, slot for the WAL, start, copy, control file, stop, WAL, manifest. An error at any
 //! point removes what was written as far as possible; whatever remains is named by no manifest.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::parent_files::ParentFiles;
 use super::plan::BackupPlan;
 use super::server::{self, ServerFacts, StoppedBackup};
 use super::wal_receive::{PreparedReceiver, Received, RunningReceiver};
-use super::worker::{PageRule, Worker};
+use super::worker::{PageRule, RewrittenPacks, Worker};
 use super::{
     BackupReport, BackupRequest, ChangesFrom, SourceKind, WalMode, confirm, external_config, wal_wait,
 };
@@ -42,6 +43,10 @@ pub struct Run<'a> {
     pub facts: ServerFacts,
     /// What was decided.
     pub plan: BackupPlan,
+    /// Packs of earlier backups to which this one does not refer where that can be helped.
+    pub rewrite: RewrittenPacks,
+    /// Those of them that are about to be removed, to which it must not refer.
+    pub condemned: BTreeSet<(u32, u32)>,
     /// Is told.
     pub observer: &'a dyn Observer,
     /// May stop it.
@@ -80,7 +85,7 @@ struct Times {
 }
 
 /// Takes the backup. `session` is the one in which a local backup is framed: losing it ends the backup on the server.
-pub fn run(run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
+pub fn run(mut run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
     let lease = LeaseInfo {
         verb: "backup".to_owned(),
         host: host_name(),
@@ -88,6 +93,11 @@ pub fn run(run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
         program: written_by(),
     };
     let mut writer = run.stanza.begin_backup(Timestamp::now(), lease)?;
+    // Asked after the epoch was claimed: what is on its way out now is written anew; what goes on its way out later waits
+    // for this backup.
+    let condemned = run.stanza.condemned_packs(writer.id())?;
+    run.condemned = condemned.iter().map(|pack| (pack.backup.epoch(), pack.number)).collect();
+    run.rewrite = Arc::new(run.rewrite.union(&run.condemned).copied().collect());
     match run.fill(&mut session, &mut writer) {
         Ok((header, counts)) => {
             run.step(Step::Commit, None);
@@ -175,7 +185,7 @@ impl Run<'_> {
     fn open_parent(&self, writer: &mut BackupWriter) -> Result<Option<ParentFiles>> {
         let Some(id) = self.plan.basis.parent else { return Ok(None) };
         let reader = self.stanza.backup(id)?;
-        writer.build_on(&reader, &self.plan.rewrite)?;
+        writer.build_on(&reader, &self.rewrite)?;
         Ok(Some(ParentFiles::read(&reader)?))
     }
 
@@ -260,7 +270,7 @@ impl Run<'_> {
             relation_segment_blocks: self.facts.relation_segment_blocks,
         };
         let encoder = BlockEncoder::new(self.request.compression, key, self.facts.block_size);
-        Worker::new(encoder, rule, Arc::clone(&self.plan.rewrite))
+        Worker::new(encoder, rule, Arc::clone(&self.rewrite))
     }
 
     pub(super) fn label_text(&self, writer: &BackupWriter) -> String {

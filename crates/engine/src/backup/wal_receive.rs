@@ -65,6 +65,8 @@ impl PreparedReceiver {
     /// Connects and reserves WAL from the last checkpoint on.
     pub fn prepare(connection: &ConnectionRequest, name: &str) -> Result<PreparedReceiver> {
         let mut connection = connection.connect_replication()?;
+        // A standby of 14 does not know its timeline before it was asked for it, and refuses to stream.
+        connection.identify_system()?;
         let slot = format!("pgkeep_{name}").to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
         connection.create_physical_slot(&slot, true, true)?;
         Ok(PreparedReceiver { connection, slot })

@@ -20,6 +20,7 @@ mod task;
 mod wal_points;
 mod write;
 
+pub(crate) use plan::{RestorePlan, plan_below};
 pub use request::{
     DeltaReport, RecoveryTarget, RestoreReport, RestoreRequest, TargetAction, TargetProof, TargetTimeline,
 };
@@ -39,11 +40,21 @@ pub fn restore(request: &RestoreRequest, observer: &dyn Observer, cancel: &Cance
     if request.dry_run {
         return Ok(plan.report(request, None));
     }
-    let (_lock, removed) = begin(&plan, observer, cancel)?;
-    let mut written = write::write(&plan, request.jobs, observer, cancel)?;
+    carry_out(&plan, request, observer, cancel)
+}
+
+/// Does what a plan says.
+pub(crate) fn carry_out(
+    plan: &RestorePlan,
+    request: &RestoreRequest,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<RestoreReport> {
+    let (_lock, removed) = begin(plan, observer, cancel)?;
+    let mut written = write::write(plan, request.jobs, observer, cancel)?;
     observer.event(Event::StepStarted { step: Step::Sync, total_bytes: None });
-    finish::finish(&plan, request, std::mem::take(&mut written.control_file))
-        .map_err(|error| write::unfinished(error, &plan))?;
+    finish::finish(plan, request, std::mem::take(&mut written.control_file))
+        .map_err(|error| write::unfinished(error, plan))?;
     observer.event(Event::StepFinished { step: Step::Sync });
     let mut report = plan.report(request, Some(&written));
     if let (Some(delta), Some(removed)) = (&mut report.delta, removed) {

@@ -3,7 +3,9 @@
 //! Reads the repository and looks at the destination, and writes nothing. What it found is all that the writing
 //! needs: the backup, the proof for the target, every place, the lines for `postgresql.auto.conf`.
 
-use pgkeep_repo::{BackupId, BackupReader, ManifestHeader};
+use std::path::Path;
+
+use pgkeep_repo::{BackupId, BackupReader, ManifestHeader, Stanza};
 
 use super::delta::{self, DeltaPlan};
 use super::destination::{self, Destination};
@@ -17,6 +19,7 @@ use super::{RecoveryTarget, RestoreReport, RestoreRequest, TargetProof, TargetTi
 use crate::archive_index::ArchiveIndex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cancel;
+use crate::verify::known_damage;
 
 /// Room that recovery itself needs beside the files: WAL that is being replayed, and the first checkpoints.
 const SPARE_SEGMENTS: u64 = 4;
@@ -46,6 +49,15 @@ pub struct RestorePlan {
 
 /// Decides and proves.
 pub fn plan(request: &RestoreRequest, cancel: &Cancel) -> Result<RestorePlan> {
+    plan_below(request, None, cancel)
+}
+
+/// Decides and proves; every tablespace goes into a directory named by its OID below `tablespaces`, where that is given.
+pub(crate) fn plan_below(
+    request: &RestoreRequest,
+    tablespaces: Option<&Path>,
+    cancel: &Cancel,
+) -> Result<RestorePlan> {
     check_request(request)?;
     // Cheap, and the mistake that is made most: said before anything is read.
     let (destination, former) = if request.delta {
@@ -95,8 +107,23 @@ pub fn plan(request: &RestoreRequest, cancel: &Cancel) -> Result<RestorePlan> {
         timeline: request.timeline,
         stanza: request.location.stanza.clone(),
     };
-    let chosen = target::choose(&wanted, &headers, named.as_ref(), &index, &archive)?;
-    let layout = Layout::new(&destination.directory, &chosen.header.tablespaces, &request.tablespace_map)?;
+    let sound = without_known_damage(&stanza, &headers);
+    let chosen = match target::choose(&wanted, &sound, named.as_ref(), &index, &archive) {
+        Ok(chosen) => chosen,
+        // Rather a restore that may fail at the damage than none; it says so where it fails.
+        Err(_) if sound.len() < headers.len() => {
+            target::choose(&wanted, &headers, named.as_ref(), &index, &archive)?
+        }
+        Err(error) => return Err(error),
+    };
+    let spaces = &chosen.header.tablespaces;
+    let map = match tablespaces {
+        None => request.tablespace_map.clone(),
+        Some(below) => {
+            spaces.iter().map(|space| (space.oid.to_string(), below.join(space.oid.to_string()))).collect()
+        }
+    };
+    let layout = Layout::new(&destination.directory, spaces, &map)?;
     let version = delta::version_directory(chosen.header);
     let mut tablespaces = Vec::new();
     for space in &layout.tablespaces {
@@ -177,6 +204,13 @@ fn places(destination: &Destination, layout: &Layout, version: &str) -> Vec<Plac
         Place { what: format!("tablespace {}", space.oid), path }
     }));
     places
+}
+
+/// The backups that `verify` does not know to be damaged; where one is named, it is taken whatever is known.
+fn without_known_damage(stanza: &Stanza, headers: &[ManifestHeader]) -> Vec<ManifestHeader> {
+    // No restore fails for want of reports: damage that nobody told of is met where it is.
+    let known = known_damage(stanza).unwrap_or_default();
+    headers.iter().filter(|header| !known.is_damaged(&header.id.to_string())).cloned().collect()
 }
 
 fn check_request(request: &RestoreRequest) -> Result<()> {

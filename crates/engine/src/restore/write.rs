@@ -272,7 +272,8 @@ fn add_compares(
     tasks: &Sender<Task>,
 ) -> Result<()> {
     let broken = |error: pgkeep_repo::RepoError| in_file(&file.shown, None, error.into());
-    for leaf in shared.reader.leaves(entry).map_err(broken)? {
+    let Some(leaves) = shared.reader.map_leaves(entry).map_err(broken)? else { return Ok(()) };
+    for leaf in leaves.iter() {
         for part in Compare::parts(file, former_length, leaf.map_err(broken)?) {
             task.compares.push(part);
             if task.compared_blocks() * shared.block_size >= TASK_BYTES {

@@ -164,7 +164,8 @@ pub fn compare(reader: &BackupReader, files: &Contents, key: &DigestKey) {
 /// Leaf by leaf a map says the same as at once.
 fn compare_leaves(reader: &BackupReader, entry: &FileEntry, map: &BlockMap) {
     let (mut runs, mut digests) = (Vec::new(), Vec::new());
-    for leaf in reader.leaves(entry).unwrap() {
+    let leaves = reader.map_leaves(entry).unwrap();
+    for leaf in leaves.iter().flat_map(MapLeaves::iter) {
         let leaf = leaf.unwrap();
         assert_eq!(leaf.first_block as usize, digests.len());
         runs.extend(leaf.runs);
