@@ -11,7 +11,7 @@ use crate::support::{Place, path_text, redactions};
 const REFERENCE: &str = include_str!("../../../../docs/reference/json.md");
 
 /// Numbers that differ from run to run, and sentences for people.
-const MEASURED: [&str; 26] = [
+const MEASURED: [&str; 30] = [
     "seconds",
     "time_to_first_query_seconds",
     "verified_pack_bytes",
@@ -32,6 +32,10 @@ const MEASURED: [&str; 26] = [
     "segments",
     "removed_wal_files",
     "read_bytes",
+    "new_bytes",
+    "unchanged_files",
+    "wal_segments",
+    "verified_wal_segments",
     "files",
     "system_identifier",
     "server_version",

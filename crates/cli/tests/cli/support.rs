@@ -112,6 +112,7 @@ pub(crate) fn redactions() -> insta::Settings {
         (r"pgkeep-drill-\d+-[0-9a-f]+", "pgkeep-drill-[N]"),
         (r"% since \d{4}-\d\d-\d\d", "% since [DAY]"),
         (r"\b\d+ (frames|pages)", "[N] $1"),
+        (r"\b\d+ of \d+ WAL segments", "[N] of [N] WAL segments"),
         (r"names process \d+", "names process [PID]"),
         (r"within \d+\.\d s", "within [TIME]"),
         (r"PostgreSQL 1\d\.\d+", "PostgreSQL [VERSION]"),
