@@ -16,7 +16,7 @@ use crate::init::ServerIdentity;
 use crate::list::{ListReport, list_stanza};
 use crate::server_settings::{self, ServerSettings};
 use crate::wal::push::newest_record;
-use crate::{ConnectionRequest, Error, Event, Location, Observer, Result};
+use crate::{Cancel, ConnectionRequest, Error, Event, Location, Observer, Result, incremental_sample};
 
 /// Clocks that differ by more than this make time targets miss.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
@@ -38,6 +38,9 @@ pub struct CheckRequest {
     pub archive_command: String,
     /// Seconds to wait for the forced segment to arrive.
     pub archive_timeout_seconds: u64,
+    /// Percent of the blocks of relations that are compared with the newest backup, where WAL says that they did not
+    /// change; none are unless asked for.
+    pub incremental_sample: Option<f64>,
 }
 
 /// How one check came out.
@@ -58,7 +61,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Finding {
     /// Its short, stable name: `repository`, `permissions`, `space`, `connection`, `replication`, `settings`, `clock`,
-    /// `archive`, `conflicts`, `backups`, `gaps`.
+    /// `archive`, `conflicts`, `backups`, `gaps`, `incremental_sample`.
     pub check: String,
     /// How it came out.
     pub outcome: Outcome,
@@ -95,6 +98,9 @@ pub fn check(request: &CheckRequest, observer: &dyn Observer) -> Result<CheckRep
             match (&stanza, settings) {
                 (Some(stanza), Some(settings)) => check.archive(stanza, &mut connection, &settings),
                 _ => check.not_tried(&["archive"], "something before it failed"),
+            }
+            if let (Some(stanza), Some(percent)) = (&stanza, request.incremental_sample) {
+                check.incremental_sample(stanza, &mut connection, percent);
             }
         }
         None => check.not_tried(&["replication", "settings", "clock", "archive"], "there is no connection"),
@@ -311,6 +317,43 @@ impl Check<'_> {
             self.warn("clock", text, "let NTP or chrony set both clocks: `--target-time` means the server's");
         } else {
             self.ok("clock", "the server's clock and this machine's agree");
+        }
+    }
+
+    /// Compares blocks that WAL says did not change with the newest backup.
+    fn incremental_sample(&mut self, stanza: &Stanza, connection: &mut Connection, percent: f64) {
+        const NAME: &str = "incremental_sample";
+        match incremental_sample::sample(stanza, connection, percent, &Cancel::default()) {
+            Ok(Ok(report)) if report.unexplained == 0 => {
+                let text = format!(
+                    "{} blocks agree with backup {}, {} more were changed and WAL names them",
+                    report.same, report.backup, report.explained
+                );
+                self.ok(NAME, text);
+            }
+            Ok(Ok(report)) => {
+                let blocks = report.unexplained_blocks.iter().take(5);
+                let named: Vec<String> =
+                    blocks.map(|found| format!("`{}` block {}", found.path, found.block)).collect();
+                self.fail(
+                    NAME,
+                    format!(
+                        "{} of {} blocks differ from backup {} and no WAL names them: {}",
+                        report.unexplained,
+                        report.blocks,
+                        report.backup,
+                        named.join(", ")
+                    ),
+                    "the next backup compares every block: take it now; then look for what writes to the data \
+                     directory beside the server, and at its disk",
+                );
+            }
+            Ok(Err(why)) => self.warn(
+                NAME,
+                format!("no sample could be taken: {why}"),
+                "run it on the server's machine as the server's user, after a backup",
+            ),
+            Err(error) => self.fail_with(NAME, &error),
         }
     }
 

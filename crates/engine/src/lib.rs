@@ -15,6 +15,7 @@ mod error_conversion;
 pub mod event;
 pub mod expire;
 pub mod history;
+pub mod incremental_sample;
 pub mod init;
 mod json;
 pub mod list;

@@ -13,10 +13,10 @@ use pgkeep_repo::{
     WalMode as StoredWalMode, WalRange,
 };
 
-use crate::archive_index::{ArchiveIndex, MissingRun};
+use crate::archive_index::ArchiveIndex;
 use crate::backup::{BadPages, SourceKind, WalMode};
 use crate::drill::{LastDrill, last_drill};
-use crate::recovery_window::{BackupExtent, RecoveryWindow, is_harmful, missing_for, windows};
+use crate::recovery_window::{BackupExtent, RecoveryWindow, is_expired, is_harmful, missing_for, windows};
 use crate::verify::{BackupVerification, Damage, Memory};
 use crate::wal::push::newest_record;
 use crate::{Error, ErrorKind, Location, Result};
@@ -503,7 +503,7 @@ impl RecordContents {
             .gaps()
             .iter()
             .map(|gap| {
-                let expired = is_covered(gap, self.record, expired);
+                let expired = is_expired(gap, self.record, expired);
                 let name = |number| WalSegmentName { timeline: gap.timeline, number }.file_name(size);
                 Gap {
                     timeline: gap.timeline,
@@ -518,20 +518,6 @@ impl RecordContents {
             })
             .collect()
     }
-}
-
-/// Whether `ranges` hold every segment of the gap.
-fn is_covered(gap: &MissingRun, record: u32, ranges: &[WalRange]) -> bool {
-    let mut own: Vec<&WalRange> =
-        ranges.iter().filter(|range| range.record == record && range.timeline == gap.timeline).collect();
-    own.sort();
-    let mut next = gap.first;
-    for range in own {
-        if range.first <= next && range.last >= next {
-            next = range.last.next();
-        }
-    }
-    next > gap.last
 }
 
 /// Adds what `verify` knows; damage that it found is a reason not to count on the backup.

@@ -7,6 +7,7 @@
 //! their own. A backup whose own WAL is incomplete begins nothing.
 
 use pgkeep_format::{Lsn, TimelineId, WalSegmentName};
+use pgkeep_repo::WalRange;
 
 use crate::archive_index::{ArchiveIndex, MissingRun};
 
@@ -108,6 +109,21 @@ fn windows_of(index: &ArchiveIndex, position: usize, backup: &BackupExtent) -> V
     ends.iter().filter(|window| !ends.iter().any(|other| is_on_the_way(window, other))).cloned().collect()
 }
 
+/// Whether `expire` made the hole: `ranges`, what it noted to have removed, hold every segment of it.
+#[must_use]
+pub fn is_expired(gap: &MissingRun, record: u32, ranges: &[WalRange]) -> bool {
+    let mut own: Vec<&WalRange> =
+        ranges.iter().filter(|range| range.record == record && range.timeline == gap.timeline).collect();
+    own.sort();
+    let mut next = gap.first;
+    for range in own {
+        if range.first <= next && range.last >= next {
+            next = range.last.next();
+        }
+    }
+    next > gap.last
+}
+
 /// Whether a hole keeps anything from being recovered: it does where a backup lies before it on the way to its timeline.
 ///
 /// It does not where the WAL before it came with backups that bring their own (`--wal include`): that WAL was never meant
@@ -125,6 +141,15 @@ pub fn is_harmful(index: &ArchiveIndex, gap: &MissingRun, backups: &[BackupExten
     let Some(before) = index.runs(gap.timeline).iter().rev().find(|run| run.last < gap.first) else {
         return true;
     };
+    // Between two holes, with no backup in it: nothing leads into that WAL, so nothing is kept from going on.
+    let lies_apart = index.runs(gap.timeline).iter().any(|run| run.last < before.first);
+    let begins_there = backups.iter().any(|backup| {
+        let first = size.segment_at(backup.start);
+        path.contains(backup.timeline, backup.start) && before.first <= first && first <= before.last
+    });
+    if lies_apart && !begins_there {
+        return false;
+    }
     let mut covered_until = before.first;
     let mut included: Vec<_> = backups
         .iter()

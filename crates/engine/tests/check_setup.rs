@@ -47,6 +47,7 @@ impl Shared {
                 connection,
                 archive_command: self.archive_command(),
                 archive_timeout_seconds: 20,
+                incremental_sample: None,
             },
             &Silent,
         )
@@ -198,6 +199,7 @@ fn what_cannot_be_reached_is_said_and_the_rest_still_checked() {
         connection: ConnectionRequest { conninfo: Some(conninfo.to_owned()), ..ConnectionRequest::default() },
         archive_command: String::new(),
         archive_timeout_seconds: 1,
+        incremental_sample: None,
     };
     let report = check(&request("host=/nonexistent user=postgres", &place.location), &Silent).unwrap();
     assert_eq!(outcome(&report, "connection"), Outcome::Failed);

@@ -306,3 +306,96 @@ fn a_hundred_incrementals_in_a_row_restore_like_one() {
     let manifest = list(&site.location()).unwrap();
     assert_eq!(manifest.backups.len(), 102);
 }
+
+fn check_sample(site: &Site, cluster: &Cluster) -> Value {
+    let conninfo = cluster.conninfo();
+    let arguments = ["check", "-d", &conninfo, "--incremental-sample", "100", "--json"];
+    let output = site.command(&arguments).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    findings.iter().find(|finding| finding["check"] == "incremental_sample").unwrap().clone()
+}
+
+/// A block that changed without a word in WAL: the sample finds it, and the next backup trusts no WAL.
+#[test]
+fn a_sample_finds_what_wal_did_not_tell_and_the_next_backup_reads_everything() {
+    let site = Site::new();
+    // Without checksums, so that the block looks sound to the server.
+    let cluster = site.archiving(Cluster::builder(16).wal_segment_mib(1).checksums(false));
+    cluster.sql(
+        "CREATE TABLE t AS SELECT i, md5(i::text) AS s FROM generate_series(1, 20000) i; VACUUM FREEZE t",
+    );
+    site.backup(&cluster, &[]);
+    // Hint bits and real changes alike are no reason to worry.
+    cluster.sql("UPDATE t SET s = 'other' WHERE i % 50 = 0; SELECT count(*) FROM t; CHECKPOINT");
+    let sound = check_sample(&site, &cluster);
+    assert_eq!(sound["outcome"], "ok", "{sound}");
+    assert_eq!(site.backup(&cluster, &[])["changes"], "wal");
+
+    let path = cluster.sql("SELECT pg_relation_filepath('t')").trim().to_owned();
+    cluster.stop(StopMode::Fast);
+    let file = cluster.data_dir().join(&path);
+    let mut bytes = fs::read(&file).unwrap();
+    // In the middle of a row of a page that nobody touches.
+    let at = 100 * 8192 + 8100;
+    bytes[at] ^= 0x20;
+    fs::write(&file, &bytes).unwrap();
+    cluster.start();
+    let found = check_sample(&site, &cluster);
+    assert_eq!(found["outcome"], "failed", "{found}");
+    assert!(found["text"].as_str().unwrap().contains(&format!("`{path}` block 100")), "{found}");
+    let report = site.backup(&cluster, &[]);
+    assert_eq!(report["changes"], "compare", "{report}");
+    assert!(report["changes_reason"].as_str().unwrap().contains("sample"), "{report}");
+    let digests = all_digests(&cluster);
+    assert_eq!(all_digests(&bring_back(&site, 16, report["id"].as_str().unwrap())), digests);
+    // It compared everything, so that from here on WAL tells what changes again.
+    assert_eq!(site.backup(&cluster, &[])["changes"], "wal");
+}
+
+/// Damage must not be inherited: what `verify` knows to be bad is not built on.
+#[test]
+fn a_damaged_backup_is_not_built_on() {
+    let site = Site::new();
+    let cluster = Cluster::builder(17).wal_segment_mib(1).start();
+    site.init(&cluster);
+    cluster.sql("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 5000) i");
+    let sound = site.backup(&cluster, &[]);
+    cluster.sql("UPDATE t SET md5 = 'x'");
+    let damaged = site.backup(&cluster, &["--type", "full"]);
+    let pack = site.repository().join(format!("main/backup/{}/pack-000001", damaged["id"].as_str().unwrap()));
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&pack, bytes).unwrap();
+    let verified = site.command(&["verify", "--json"]).output().unwrap();
+    assert_eq!(verified.status.code(), Some(17));
+    let next = site.backup(&cluster, &[]);
+    assert_eq!(next["parent"], sound["id"], "{next}");
+    assert!(next["type_reason"].as_str().unwrap().contains("is damaged"), "{next}");
+}
+
+/// Any backup can go, in any order, and the others stay whole: packs go when no backup needs them any more.
+#[test]
+fn backups_can_be_removed_in_any_order() {
+    let site = Site::new();
+    let cluster = Cluster::builder(18).wal_segment_mib(1).start();
+    site.init(&cluster);
+    cluster.sql("CREATE TABLE t AS SELECT i, md5(i::text) AS s FROM generate_series(1, 20000) i");
+    let mut taken = Vec::new();
+    for round in 0..6 {
+        cluster.sql(&format!("UPDATE t SET s = 'round {round}' WHERE i % 6 = {round}"));
+        let id = site.backup(&cluster, &[])["id"].as_str().unwrap().to_owned();
+        taken.push((id, all_digests(&cluster)));
+    }
+    for gone in [2, 0, 4] {
+        let report = site.run(&["expire", "--backup", &taken[gone].0, "--grace", "0s"]);
+        assert_eq!(report["removed_backups"], 1, "{report}");
+    }
+    let verified = site.command(&["verify", "--json"]).output().unwrap();
+    assert!(verified.status.success(), "{}", common::said(&verified));
+    for kept in [1, 3, 5] {
+        let (id, digests) = &taken[kept];
+        assert_eq!(&all_digests(&bring_back(&site, 18, id)), digests, "{id}");
+    }
+}

@@ -19,6 +19,7 @@ const CHECK_EXAMPLES: &str = "\
 Examples:
   pgkeep check --repo /srv/backup
   pgkeep check --repo /srv/backup --archive-timeout 5min -d 'service=orders'
+  pgkeep check --repo /srv/backup --incremental-sample 5     # proves what incremental backups rely upon
 
 Forces a WAL segment switch on the server and waits until it arrives in the repository.
 Exits with 1 when a check fails.";
@@ -44,8 +45,18 @@ pub(crate) struct CheckArgs {
     /// How long to wait for the archiver [default: 60s]
     #[arg(long, value_name = "DURATION")]
     archive_timeout: Option<String>,
+    /// Compare so many percent of the blocks that WAL says did not change with the newest backup [default: 1]
+    #[arg(long, value_name = "PERCENT", num_args = 0..=1, default_missing_value = "1", value_parser = percent)]
+    pub(crate) incremental_sample: Option<f64>,
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err("expected a number above 0 and up to 100".to_owned()),
+    }
 }
 
 impl CheckArgs {

@@ -45,6 +45,7 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<u8> {
         connection: context.caller.connection(&args.connection, settings.conninfo.as_deref()),
         archive_command: context.server_command()?.archive(&caller::program()),
         archive_timeout_seconds: settings.backup.archive_timeout_seconds,
+        incremental_sample: args.incremental_sample,
     };
     let progress = Progress::new(context.telling(false), pgkeep_engine::Cancel::default());
     let report = pgkeep_engine::check::check(&request, &progress)?;

@@ -22,6 +22,7 @@ use super::{ChangesChoice, ChangesFrom, server, source_local};
 use crate::changed_blocks::{ChangedBlocks, WalRequest, comparable, from_wal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Step};
+use crate::incremental_sample::distrust;
 
 /// Stretches of a local source that are compared are gathered up to this many bytes: what is left of them shares frames.
 const COMPARED_BYTES: usize = 16 << 20;
@@ -118,16 +119,18 @@ impl Run<'_> {
         let shape = self.facts.shape();
         let pg_wal = directory.join("pg_wal");
         let timeline = server::timeline(session)?;
-        let answer = match comparable(header, &shape) {
-            Err(reason) => Err(reason),
-            Ok(()) => from_wal(&WalRequest {
+        let answer = match (comparable(header, &shape), distrust(self.stanza, header)?) {
+            (Err(reason), _) => Err(reason.to_string()),
+            (Ok(()), Some(reason)) => Err(reason),
+            (Ok(()), None) => from_wal(&WalRequest {
                 archive: &self.archive,
                 local_wal: Some(&pg_wal),
                 parent: header,
                 start,
                 timeline,
                 cancel: self.cancel,
-            })?,
+            })?
+            .map_err(|reason| reason.to_string()),
         };
         let found = match answer {
             Ok(changes) => {

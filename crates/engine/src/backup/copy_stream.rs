@@ -21,6 +21,7 @@ use crate::changed_blocks::{LimitBlocks, ParentFile, check_server, comparable, l
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Step};
 use crate::history::TimelinePath;
+use crate::incremental_sample::distrust;
 
 /// What the stream is asked for, and why.
 #[derive(Debug)]
@@ -84,6 +85,9 @@ impl Run<'_> {
         }
         let header = parent.reader().header();
         if let Err(why) = comparable(header, &self.facts.shape()) {
+            return all(everything(why));
+        }
+        if let Some(why) = distrust(self.stanza, header)? {
             return all(everything(why));
         }
         if header.packs.iter().any(|pack| self.condemned.contains(&(pack.epoch, pack.number))) {

@@ -8,8 +8,9 @@ use pgkeep_repo::ManifestHeader;
 use super::damage::{Damage, DamageKind, Findings};
 use super::inventory::{Archive, Inventory};
 use super::memory::{Memory, is_damaged};
+use crate::archive_index::MissingRun;
 use crate::list::{Window, extent, windows_of};
-use crate::recovery_window::{is_harmful, missing_for};
+use crate::recovery_window::{is_expired, is_harmful, missing_for};
 
 /// Notes holes in the WAL that keep something from being recovered, WAL that backups need themselves, and the end of an
 /// archive that an earlier run saw and that is not there any more.
@@ -20,7 +21,11 @@ pub(super) fn note_missing(inventory: &Inventory, memory: &Memory, findings: &Fi
         let headers = headers_of(inventory, archive);
         let extents: Vec<_> = headers.iter().map(|header| extent(header, index)).collect();
         let key = |name: WalSegmentName| archive.archive.key(WalFileName::Segment(name));
-        for gap in index.gaps().iter().filter(|gap| is_harmful(index, gap, &extents)) {
+        let is_lost = |gap: &&MissingRun| {
+            !is_expired(gap, archive.record.sequence, &inventory.removed_wal)
+                && is_harmful(index, gap, &extents)
+        };
+        for gap in index.gaps().iter().filter(is_lost) {
             let name = |number| WalSegmentName { timeline: gap.timeline, number };
             let what = match gap.segments() {
                 1 => "this WAL segment is missing between others".to_owned(),

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pgkeep_format::timeline_history::TimelineHistory;
 use pgkeep_format::{TimelineId, WalFileName, WalSegmentName};
-use pgkeep_repo::{BackupId, ClusterRecord, ManifestHeader, PackEntry, RepoError, Stanza, WalArchive};
+use pgkeep_repo::{
+    BackupId, ClusterRecord, ManifestHeader, PackEntry, RepoError, Stanza, WalArchive, WalRange,
+};
 
 use super::damage::{DamageKind, Findings};
 use crate::archive_index::ArchiveIndex;
@@ -60,6 +62,8 @@ pub(super) struct Inventory {
     pub(super) unreadable: Vec<BackupId>,
     pub(super) packs: BTreeMap<PackId, Pack>,
     pub(super) archives: Vec<Archive>,
+    /// WAL that `expire` removed from between.
+    pub(super) removed_wal: Vec<WalRange>,
 }
 
 impl Inventory {
@@ -70,6 +74,7 @@ impl Inventory {
             unreadable: Vec::new(),
             packs: BTreeMap::new(),
             archives: Vec::new(),
+            removed_wal: stanza.removed_wal()?,
         };
         for listing in stanza.backups()? {
             match listing.header {
