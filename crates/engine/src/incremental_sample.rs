@@ -256,6 +256,9 @@ fn stored_page(reader: &BackupReader, leaf: &ParentLeaf, block: u32, block_size:
 fn switch(connection: &mut Connection, facts: &ServerFacts) -> Result<Lsn> {
     let rows = connection.query("select pg_switch_wal() as lsn")?;
     let end: Lsn = rows.one()?.parse("lsn")?;
+    // The next segment must begin on the disk, for it proves that the archive is this server's: a commit that is flushed.
+    connection.query("set synchronous_commit = local")?;
+    connection.query("select pg_logical_emit_message(true, 'pgkeep', 'sample')")?;
     let size = facts.wal_segment_size;
     Ok(size.end_of(size.segment_before(end)))
 }

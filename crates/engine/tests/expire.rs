@@ -84,7 +84,8 @@ fn what_is_kept_restores_to_every_moment_and_a_policy_works_after_a_backup() {
     for number in 0..4 {
         primary
             .sql(&format!("CREATE TABLE t{number} AS SELECT i, md5(i::text) FROM generate_series(1, 500) i"));
-        backups.push(site.backup(&primary, &[])["id"].as_str().unwrap().to_owned());
+        // Full ones, so that each has packs of its own to remove.
+        backups.push(site.backup(&primary, &["--type", "full"])["id"].as_str().unwrap().to_owned());
         primary.sql(&format!("INSERT INTO t{number} VALUES (0, 'later')"));
         primary.sql(&format!("SELECT pg_create_restore_point('point{number}')"));
         digests.push(all_digests(&primary));
