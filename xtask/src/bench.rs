@@ -12,6 +12,7 @@ use pgkeep_testkit::{Cluster, Scratch, installation, pgkeep_binary, project_root
 use crate::Failure;
 
 mod data;
+mod incremental;
 mod measure;
 mod peer;
 mod table;
@@ -43,6 +44,9 @@ pub(crate) struct Options {
     /// WAL segments to push one by one
     #[arg(long, default_value_t = 16)]
     segments: u32,
+    /// Measure incremental backups instead, with so many of them in a chain
+    #[arg(long, value_name = "CHAIN", num_args = 0..=1, default_missing_value = "20")]
+    incremental: Option<u32>,
     /// Where repositories and restored clusters go; put it on a journaled file system (PGKEEP_TEST_TMP does the
     /// same for the server's own directory)
     #[arg(long)]
@@ -62,11 +66,18 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         None => scratch.path().to_owned(),
     };
     eprintln!("making the data …");
-    let cluster = Cluster::builder(options.major)
+    let mut builder = Cluster::builder(options.major)
         .conf("max_wal_size", "4GB")
         .conf("shared_buffers", "256MB")
-        .conf("autovacuum", "off")
-        .start();
+        .conf("autovacuum", "off");
+    if options.incremental.is_some() {
+        // So that WAL since the last backup is there although nobody archives it.
+        builder = builder.conf("wal_keep_size", "4GB");
+        if options.major >= 17 {
+            builder = builder.conf("summarize_wal", "on");
+        }
+    }
+    let cluster = builder.start();
     data::generate(&cluster, options);
     let size: u64 = cluster.sql("SELECT sum(pg_database_size(oid))::bigint FROM pg_database").parse()?;
     let bench = Workbench {
@@ -78,6 +89,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         // Of the test installations only 17's has zstd and lz4; it serves older servers too.
         pg_basebackup: installation(options.major.max(17)).program("pg_basebackup"),
     };
+    if let Some(chain) = options.incremental {
+        incremental::prepare(&bench);
+        let results = incremental::measure_all(&bench, chain);
+        println!("{}", table::render(&machine(options, size), &collect(results)));
+        return Ok(());
+    }
     let mut results = Vec::new();
     let peers = peer::present(&bench);
     for round in 1..=options.rounds {

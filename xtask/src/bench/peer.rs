@@ -14,6 +14,7 @@ use crate::Failure;
 pub(super) enum Peer {
     Pgkeep,
     PgkeepStream,
+    PgkeepCompare,
     PgBasebackup,
     PgBackRest,
 }
@@ -23,9 +24,15 @@ impl Peer {
         match self {
             Peer::Pgkeep => "pgkeep",
             Peer::PgkeepStream => "pgkeep --source stream",
+            Peer::PgkeepCompare => "pgkeep --changes compare",
             Peer::PgBasebackup => "pg_basebackup",
             Peer::PgBackRest => "pgBackRest",
         }
+    }
+
+    /// Whether it takes part in a long chain of incremental backups.
+    pub(super) fn goes_on(self) -> bool {
+        matches!(self, Peer::Pgkeep | Peer::PgBackRest)
     }
 }
 
@@ -61,8 +68,8 @@ impl Workbench<'_> {
         let conninfo = self.cluster.conninfo();
         let shown = repository.display().to_string();
         let command = match peer {
-            Peer::Pgkeep | Peer::PgkeepStream => {
-                let source = if peer == Peer::Pgkeep { "local" } else { "stream" };
+            Peer::Pgkeep | Peer::PgkeepStream | Peer::PgkeepCompare => {
+                let source = if peer == Peer::PgkeepStream { "stream" } else { "local" };
                 run(self.command(&self.pgkeep, &["init", "--repo", &shown, "-d", &conninfo]))?;
                 let compress = ["--compress", self.compress, "--source", source, "--wal", "include"];
                 let arguments =
@@ -96,7 +103,7 @@ impl Workbench<'_> {
         fs::set_permissions(&target, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let shown = target.display().to_string();
         let command = match peer {
-            Peer::Pgkeep | Peer::PgkeepStream => {
+            Peer::Pgkeep | Peer::PgkeepStream | Peer::PgkeepCompare => {
                 let arguments = ["restore", "--repo", &repository, "--target", "immediate", &shown];
                 self.command(&self.pgkeep, &arguments)
             }
@@ -134,7 +141,7 @@ impl Workbench<'_> {
                 let path = format!("--pg1-path={shown}");
                 self.pgbackrest(&["restore", &path, "--type=immediate", "--delta"])
             }
-            Peer::PgkeepStream | Peer::PgBasebackup => return None,
+            Peer::PgkeepStream | Peer::PgkeepCompare | Peer::PgBasebackup => return None,
         };
         let measured =
             change_pages(&target.join("base")).map_err(Failure::from).and_then(|()| measure(command, None));
@@ -219,7 +226,7 @@ impl Workbench<'_> {
         })
     }
 
-    fn repository(&self, peer: Peer) -> PathBuf {
+    pub(super) fn repository(&self, peer: Peer) -> PathBuf {
         self.root.join(format!("bench-{}-repository", peer as u32))
     }
 
@@ -227,7 +234,7 @@ impl Workbench<'_> {
         self.root.join(format!("bench-{}-target", peer as u32))
     }
 
-    fn make_folder(&self, folder: &Path) -> Result<PathBuf, Failure> {
+    pub(super) fn make_folder(&self, folder: &Path) -> Result<PathBuf, Failure> {
         fs::create_dir_all(folder)?;
         let user = ServerUser::current();
         if user.dropped {
@@ -236,14 +243,14 @@ impl Workbench<'_> {
         Ok(folder.to_owned())
     }
 
-    fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC");
         run_as_server_user(&mut command);
         command
     }
 
-    fn pgbackrest(&self, arguments: &[&str]) -> Command {
+    pub(super) fn pgbackrest(&self, arguments: &[&str]) -> Command {
         let configuration = format!("--config={}", self.pgbackrest_configuration().display());
         let mut all = vec!["--stanza=main", &configuration];
         all.extend(arguments);
@@ -270,7 +277,8 @@ impl Workbench<'_> {
     }
 }
 
-fn run(mut command: Command) -> Result<(), Failure> {
+/// Runs a command that is not measured.
+pub(super) fn run(mut command: Command) -> Result<(), Failure> {
     let output = command.output()?;
     if output.status.success() {
         return Ok(());
