@@ -1,7 +1,7 @@
 //! Which blocks of a cluster may differ from those of a parent backup, so that all others need not be read.
 //!
 //! A *producer* finds out what changed between the start of the parent and the start of the new backup: from the WAL
-//! summaries of the archive ([`from_wal`]), or from a server that keeps such summaries itself. A producer answers [`NotUsable`] wherever it does not *know*; then every file is read and compared. There is no third answer: a
+//! summaries of the archive ([`from_wal()`]), or from a server that keeps such summaries itself. A producer answers [`NotUsable`] wherever it does not *know*; then every file is read and compared. There is no third answer: a
 //! block too many costs a read, a block too few is a backup with wrong contents.
 //!
 //! [`ChangedBlocks::of_file`] decides for one file. Only main forks of relations are ever read in part. Visibility maps
