@@ -9,6 +9,7 @@ pub(crate) mod expire;
 pub(crate) mod init;
 pub(crate) mod restore;
 pub(crate) mod show;
+pub(crate) mod target;
 pub(crate) mod verify;
 pub(crate) mod wal;
 

@@ -9,6 +9,7 @@ use clap::{ArgGroup, Args};
 use pgkeep_engine::restore::{RecoveryTarget, TargetAction, TargetTimeline};
 use pgkeep_engine::{Error, ErrorKind, Lsn, Result, TimelineId};
 
+use super::target::TargetChoice;
 use crate::config::Flag;
 
 const EXAMPLES: &str = "\
@@ -94,26 +95,15 @@ impl RestoreArgs {
 
     /// The target; the grammar lets at most one be given.
     pub(crate) fn recovery_target(&self) -> Result<RecoveryTarget> {
-        let target = if let Some(time) = &self.target_time {
-            RecoveryTarget::Time(time.clone())
-        } else if let Some(lsn) = self.target_lsn {
-            RecoveryTarget::Lsn(lsn)
-        } else if let Some(xid) = self.target_xid {
-            RecoveryTarget::Xid(xid)
-        } else if let Some(name) = &self.target_name {
-            RecoveryTarget::Name(name.clone())
-        } else if self.target.as_deref() == Some("immediate") {
-            RecoveryTarget::Immediate
-        } else {
-            RecoveryTarget::Latest
-        };
-        let has_moment =
-            matches!(target, RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_) | RecoveryTarget::Xid(_));
-        if self.target_exclusive && !has_moment {
-            return Err(Error::new(ErrorKind::Usage, "`--target-exclusive` has nothing to exclude")
-                .cause("it applies to `--target-time`, `--target-lsn` and `--target-xid`")
-                .hint("add one of these targets, or leave `--target-exclusive` out"));
+        let target = TargetChoice {
+            time: self.target_time.as_deref(),
+            lsn: self.target_lsn,
+            xid: self.target_xid,
+            name: self.target_name.as_deref(),
+            immediate: self.target.as_deref() == Some("immediate"),
+            exclusive: self.target_exclusive,
         }
+        .read()?;
         if self.target_action.is_some() && target == RecoveryTarget::Latest {
             return Err(Error::new(ErrorKind::Usage, "`--target-action` needs a recovery target")
                 .cause("without one the server replays all of the archive and then becomes a primary")

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use pgkeep_engine::restore::{RecoveryTarget, TargetTimeline};
-use pgkeep_engine::{Error, ErrorKind, Lsn, Result};
+use pgkeep_engine::{Lsn, Result};
 
 use super::restore::{setting, timeline};
+use super::target::TargetChoice;
 use crate::config::Flag;
 
 const EXAMPLES: &str = "\
@@ -115,27 +116,15 @@ impl VerifyArgs {
 
     /// The target; the grammar lets at most one be given.
     pub(crate) fn recovery_target(&self) -> Result<RecoveryTarget> {
-        let target = if let Some(time) = &self.target_time {
-            RecoveryTarget::Time(time.clone())
-        } else if let Some(lsn) = self.target_lsn {
-            RecoveryTarget::Lsn(lsn)
-        } else if let Some(xid) = self.target_xid {
-            RecoveryTarget::Xid(xid)
-        } else if let Some(name) = &self.target_name {
-            RecoveryTarget::Name(name.clone())
-        } else if self.target.as_deref() == Some("immediate") {
-            RecoveryTarget::Immediate
-        } else {
-            RecoveryTarget::Latest
-        };
-        let has_moment =
-            matches!(target, RecoveryTarget::Time(_) | RecoveryTarget::Lsn(_) | RecoveryTarget::Xid(_));
-        if self.target_exclusive && !has_moment {
-            return Err(Error::new(ErrorKind::Usage, "`--target-exclusive` has nothing to exclude")
-                .cause("it applies to `--target-time`, `--target-lsn` and `--target-xid`")
-                .hint("add one of these targets, or leave `--target-exclusive` out"));
+        TargetChoice {
+            time: self.target_time.as_deref(),
+            lsn: self.target_lsn,
+            xid: self.target_xid,
+            name: self.target_name.as_deref(),
+            immediate: self.target.as_deref() == Some("immediate"),
+            exclusive: self.target_exclusive,
         }
-        Ok(target)
+        .read()
     }
 
     /// Which timeline to follow.
