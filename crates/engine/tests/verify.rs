@@ -40,7 +40,8 @@ impl Scene {
             cluster.sql("INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 200) i");
             between.push(site.archive_all(&cluster));
         }
-        let second = id(site.backup(&cluster, &[]));
+        // Full, so that it shares no pack with the first.
+        let second = id(site.backup(&cluster, &["--type", "full"]));
         cluster.sql("INSERT INTO t VALUES (0, 'last')");
         site.archive_all(&cluster);
         let table = cluster.sql("SELECT pg_relation_filepath('t')");
@@ -196,6 +197,28 @@ fn a_flipped_byte_is_told_with_table_blocks_backups_and_windows() {
     assert_eq!(code, 0, "{report:#}");
     assert_eq!(report["healed"].as_array().unwrap().len(), 1, "{report:#}");
     assert_eq!(listed(&scene.list(), &scene.first)["restorable"], true);
+}
+
+/// A frame that several backups share is read once, and its damage is the damage of all of them.
+#[test]
+fn damage_of_a_shared_frame_is_told_of_every_backup_that_needs_it() {
+    let scene = Scene::new(18);
+    let third = scene.site.backup(&scene.cluster, &[])["id"].as_str().unwrap().to_owned();
+    let whole = scene.verify(&[]).1;
+    assert_eq!(whole["ok"], true, "{whole:#}");
+    let offset = scene.frame_of_table(&scene.second);
+    flip(&scene.pack(&scene.second), offset + 100);
+    let (code, report) = scene.verify(&[]);
+    assert_eq!(code, 17, "{report:#}");
+    assert_eq!(report["damage"].as_array().unwrap().len(), 1, "{report:#}");
+    assert_eq!(ids(&report["damage"][0]["backups"]), [scene.second.as_str(), &third]);
+    assert_eq!(ids(&report["good_backups"]), [scene.first.as_str()]);
+    // The next backup builds on what is sound, and is sound itself.
+    let fourth = scene.site.backup(&scene.cluster, &[]);
+    assert_eq!(fourth["parent"], scene.first.as_str(), "{fourth:#}");
+    let (code, report) = scene.verify(&[]);
+    assert_eq!(code, 17);
+    assert_eq!(ids(&report["good_backups"]), [scene.first.as_str(), fourth["id"].as_str().unwrap()]);
 }
 
 #[test]
