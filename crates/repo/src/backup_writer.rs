@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -20,6 +21,7 @@ use crate::digest::Hex;
 use crate::error::Result;
 use crate::format_version::FORMAT;
 use crate::frame::{EncodedFrame, FrameKind, FrameRef, MetaEncoder};
+use crate::journal::{JournalWriter, PlacedBlocks};
 use crate::lease;
 use crate::manifest::{FileEntry, FileKind, FileMeta, ManifestHeader, PackEntry, Totals, is_safe_path};
 use crate::manifest_writer::{ManifestLines, assemble};
@@ -32,6 +34,9 @@ use crate::{BackupId, RepoError, key};
 
 /// Packs are closed at this size unless told otherwise.
 pub(crate) const PACK_BYTES: u64 = 256 << 20;
+/// And when they have been open for so long and hold so much: only whole packs outlive an interruption.
+const PACK_TIME: Duration = Duration::from_secs(300);
+const LEAST_TIMED_BYTES: u64 = 4 << 20;
 
 /// A backup that is being written.
 #[derive(Debug)]
@@ -71,8 +76,13 @@ struct PackSet {
     stanza: Stanza,
     id: BackupId,
     pack_bytes: u64,
+    pack_time: Duration,
     meta: MetaEncoder,
     open: Option<PackWriter>,
+    open_since: Instant,
+    journal: JournalWriter,
+    /// Stored bytes of frames that the journals speak of: of this backup's own making, and copied.
+    journaled: (u64, u64),
     finishing: Option<JoinHandle<Result<()>>>,
     written: Vec<PackEntry>,
     closed_bytes: u64,
@@ -81,10 +91,11 @@ struct PackSet {
 
 impl PackSet {
     fn append(&mut self, kind: FrameKind, frame: EncodedFrame) -> Result<FrameRef> {
-        if let Some(open) = &self.open
-            && open.size() + frame.bytes.len() as u64 > self.pack_bytes
-        {
-            self.close()?;
+        if let Some(open) = &self.open {
+            let is_full = open.size() + frame.bytes.len() as u64 > self.pack_bytes;
+            if is_full || (open.size() >= LEAST_TIMED_BYTES && self.open_since.elapsed() >= self.pack_time) {
+                self.close()?;
+            }
         }
         if self.open.is_none() {
             let number = self.next_number;
@@ -94,6 +105,7 @@ impl PackSet {
                 PackWriter::begin(repository.store(), &key, repository.id_bytes(), self.id.epoch(), number)?;
             self.next_number += 1;
             self.open = Some(pack);
+            self.open_since = Instant::now();
         }
         match &mut self.open {
             Some(open) => open.append(kind, frame),
@@ -101,9 +113,27 @@ impl PackSet {
         }
     }
 
+    /// Appends a frame of blocks, and notes what it holds.
+    fn append_blocks(&mut self, frame: EncodedFrame, blocks: &[PlacedBlocks<'_>]) -> Result<FrameRef> {
+        let is_copy = frame.is_copy;
+        let place = self.append(FrameKind::Blocks, frame)?;
+        if !blocks.is_empty() {
+            let bytes = if is_copy { &mut self.journaled.1 } else { &mut self.journaled.0 };
+            *bytes += u64::from(place.stored_len);
+            self.journal.add(&place, blocks);
+            if let (Some(open), Some(full)) = (&mut self.open, self.journal.take_full()) {
+                open.append(FrameKind::Journal, self.meta.encode(FrameKind::Journal, &full))?;
+            }
+        }
+        Ok(place)
+    }
+
     /// Seals the open pack and lets a thread make it durable; one at a time, so that memory stays bounded.
     fn close(&mut self) -> Result<()> {
-        let Some(open) = self.open.take() else { return Ok(()) };
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        if let Some(journal) = self.journal.take() {
+            open.append(FrameKind::Journal, self.meta.encode(FrameKind::Journal, &journal))?;
+        }
         let sealed = open.seal(&mut self.meta)?;
         self.wait()?;
         self.written.push(PackEntry {
@@ -135,6 +165,17 @@ impl PackSet {
         self.closed_bytes + self.open.as_ref().map_or(0, PackWriter::size)
     }
 
+    /// Leaves whole packs for the next backup to go on with, where it has more of them than of what it copied itself.
+    fn leave(&mut self) {
+        let (made, copied) = self.journaled;
+        if made <= copied {
+            return self.discard();
+        }
+        // What cannot be finished is not there, and the rest may still be of use.
+        drop(self.close());
+        drop(self.wait());
+    }
+
     /// Removes what was written, as far as that is possible.
     fn discard(&mut self) {
         if let Some(open) = self.open.take() {
@@ -158,6 +199,7 @@ impl FrameSink for PackSet {
 impl BackupWriter {
     pub(crate) fn begin(stanza: &Stanza, id: BackupId, block_size: u32) -> BackupWriter {
         let key = stanza.repository().digest_key().clone();
+        let record = stanza.records().last().map_or(0, |record| record.sequence);
         BackupWriter {
             stanza: stanza.clone(),
             id,
@@ -166,8 +208,12 @@ impl BackupWriter {
                 stanza: stanza.clone(),
                 id,
                 pack_bytes: PACK_BYTES,
+                pack_time: PACK_TIME,
                 meta: MetaEncoder::new(key.clone()),
                 open: None,
+                open_since: Instant::now(),
+                journal: JournalWriter::new(record, block_size),
+                journaled: (0, 0),
                 finishing: None,
                 written: Vec::new(),
                 closed_bytes: 0,
@@ -207,7 +253,16 @@ impl BackupWriter {
     /// # Errors
     /// When the storage fails; the backup cannot be committed then.
     pub fn append(&mut self, frame: EncodedFrame) -> Result<FrameRef> {
-        self.packs.append(FrameKind::Blocks, frame)
+        self.append_blocks(frame, &[])
+    }
+
+    /// As [`append`](Self::append), noting what the frame holds, so that a later backup can go on with it where this one is
+    /// interrupted. `blocks` are in the order of their positions.
+    ///
+    /// # Errors
+    /// As `append`.
+    pub fn append_blocks(&mut self, frame: EncodedFrame, blocks: &[PlacedBlocks<'_>]) -> Result<FrameRef> {
+        self.packs.append_blocks(frame, blocks)
     }
 
     /// Adds a regular file. The map covers every block of it; for an empty file it is empty.
@@ -482,6 +537,16 @@ impl BackupWriter {
         Ok((header, chunks))
     }
 
+    /// Gives up, but leaves what the next backup can go on with: packs that are whole, and the open one. Where most of
+    /// them is a copy of what was left before, which is there still, they are removed; so what repeated failures leave is at
+    /// most twice what the last one got done.
+    pub fn leave(mut self) {
+        self.settled = true;
+        self.packs.leave();
+        self.remove_tails();
+        lease::end(&self.stanza, self.id.epoch());
+    }
+
     /// Gives up, as dropping does. What was written is removed as far as possible; what stays is rubbish that no manifest
     /// names.
     pub fn abandon(self) {
@@ -490,11 +555,15 @@ impl BackupWriter {
 
     fn discard(&mut self) {
         self.packs.discard();
+        self.remove_tails();
+        lease::end(&self.stanza, self.id.epoch());
+    }
+
+    fn remove_tails(&self) {
         for name in &self.wal_tail {
             let key = key::backup_wal(self.stanza.name(), self.id, name);
             drop(self.stanza.repository().store().delete(&key));
         }
-        lease::end(&self.stanza, self.id.epoch());
     }
 }
 

@@ -23,8 +23,10 @@ mod frame_fetcher;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hold;
+mod journal;
 mod key;
 mod lease;
+mod leftovers;
 mod manifest;
 mod manifest_writer;
 mod map_leaves;
@@ -55,8 +57,10 @@ pub use frame::{
 };
 pub use frame_fetcher::{FrameFetcher, StoredFrame};
 pub use hold::Hold;
+pub use journal::PlacedBlocks;
 pub use key::StanzaName;
 pub use lease::{Lease, LeaseInfo};
+pub use leftovers::{LeftBlock, Leftovers};
 pub use manifest::{
     BackupKind, BadPages, BadPagesOfFile, ExternalFile, FileEntry, FileKind, FileMeta, ManifestHeader,
     PackEntry, Tablespace, Totals, WalMode, WalNeeded,

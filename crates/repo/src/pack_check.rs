@@ -7,9 +7,11 @@ use crate::backup_reader::BackupReader;
 use crate::bytes::Malformed;
 use crate::error::Result;
 use crate::frame::{FrameKind, FrameRef};
+use crate::frame_fetcher::FrameFetcher;
 use crate::manifest::PackEntry;
 use crate::pack::{IndexEntry, PACK_HEADER_LEN, PACK_TRAILER_LEN, PackHeader, PackTrailer, decode_index};
-use crate::{RepoError, key};
+use crate::stanza::Stanza;
+use crate::{RepoError, Store, key};
 
 /// How thoroughly a pack is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,67 +80,73 @@ impl BackupReader {
     /// # Errors
     /// As [`BackupReader::check_pack`].
     pub fn pack_index(&self, pack: &PackEntry) -> Result<Vec<IndexEntry>> {
-        let store = self.stanza().repository().store();
-        let key = key::pack(self.stanza().name(), pack.backup, pack.number);
-        let corrupt = |offset: u64, what: &str| RepoError::corrupt(key.clone(), offset, what);
-        let (head, size) = store.get_start(&key, PACK_HEADER_LEN as u64)?;
-        let header = PackHeader::decode(&key, &head)?;
-        let known = (header.repository_id, header.pack_id, header.epoch, header.number);
-        if known != (self.stanza().repository().id_bytes(), pack.id.0, pack.epoch, pack.number) {
-            return Err(corrupt(0, "it is another pack than the manifest says"));
-        }
-        if size != pack.size || size < (PACK_HEADER_LEN + PACK_TRAILER_LEN) as u64 {
-            return Err(corrupt(size.min(pack.size), "it does not have the size that the manifest says"));
-        }
-        let end = size - PACK_TRAILER_LEN as u64;
-        let trailer =
-            PackTrailer::decode(&store.get_range(&key, end..size)?).map_err(|m| corrupt(end, m.0))?;
-        let index_end = trailer.index_offset.checked_add(u64::from(trailer.index_len));
-        if trailer.pack_id != header.pack_id || index_end != Some(end) {
-            return Err(corrupt(end, "its end does not fit it"));
-        }
-        let entries = self.read_index(pack, &trailer).map_err(|error| match error {
-            IndexError::Repo(error) => error,
-            IndexError::Malformed(m) => corrupt(trailer.index_offset, m.0),
-        })?;
-        Ok(entries)
+        read_pack_index(self.stanza(), self.frames(), pack)
     }
+}
 
-    /// Index frames follow each other up to the trailer; each says in its header how long it is.
-    fn read_index(&self, pack: &PackEntry, trailer: &PackTrailer) -> Result<Vec<IndexEntry>, IndexError> {
-        let store = self.stanza().repository().store();
-        let key = key::pack(self.stanza().name(), pack.backup, pack.number);
-        let end = trailer.index_offset + u64::from(trailer.index_len);
-        let mut entries = Vec::new();
-        let mut next_frame = PACK_HEADER_LEN as u64;
-        let mut at = trailer.index_offset;
-        while at < end {
-            let head_end = at.saturating_add(crate::frame::FRAME_HEADER_LEN as u64).min(end);
-            let head = crate::frame::FrameHeader::parse_unchecked(&store.get_range(&key, at..head_end)?)?;
-            let frame = FrameRef {
-                epoch: pack.epoch,
-                pack: pack.number,
-                offset: at,
-                stored_len: head.stored_len,
-                raw_len: head.raw_len,
-            };
-            if head.kind != FrameKind::Index || frame.end() > end {
-                return Err(Malformed("its index does not fit").into());
-            }
-            decode_index(
-                &self.frames().read_as(FrameKind::Index, frame)?,
-                pack.epoch,
-                pack.number,
-                &mut next_frame,
-                &mut entries,
-            )?;
-            at = frame.end();
-        }
-        if next_frame != trailer.index_offset || entries.len() != trailer.frames as usize {
-            return Err(Malformed("its index does not list all frames").into());
-        }
-        Ok(entries)
+/// The frames of a pack, by its index, after checking header, index and trailer. `frames` knows the pack.
+pub(crate) fn read_pack_index(
+    stanza: &Stanza,
+    frames: &FrameFetcher,
+    pack: &PackEntry,
+) -> Result<Vec<IndexEntry>> {
+    let store = stanza.repository().store();
+    let key = key::pack(stanza.name(), pack.backup, pack.number);
+    let corrupt = |offset: u64, what: &str| RepoError::corrupt(key.clone(), offset, what);
+    let (head, size) = store.get_start(&key, PACK_HEADER_LEN as u64)?;
+    let header = PackHeader::decode(&key, &head)?;
+    let known = (header.repository_id, header.pack_id, header.epoch, header.number);
+    if known != (stanza.repository().id_bytes(), pack.id.0, pack.epoch, pack.number) {
+        return Err(corrupt(0, "it is another pack than the manifest says"));
     }
+    if size != pack.size || size < (PACK_HEADER_LEN + PACK_TRAILER_LEN) as u64 {
+        return Err(corrupt(size.min(pack.size), "it does not have the size that the manifest says"));
+    }
+    let end = size - PACK_TRAILER_LEN as u64;
+    let trailer = PackTrailer::decode(&store.get_range(&key, end..size)?).map_err(|m| corrupt(end, m.0))?;
+    let index_end = trailer.index_offset.checked_add(u64::from(trailer.index_len));
+    if trailer.pack_id != header.pack_id || index_end != Some(end) {
+        return Err(corrupt(end, "its end does not fit it"));
+    }
+    read_index(store, &key, frames, pack, &trailer).map_err(|error| match error {
+        IndexError::Repo(error) => error,
+        IndexError::Malformed(m) => corrupt(trailer.index_offset, m.0),
+    })
+}
+
+/// Index frames follow each other up to the trailer; each says in its header how long it is.
+fn read_index(
+    store: &Store,
+    key: &str,
+    frames: &FrameFetcher,
+    pack: &PackEntry,
+    trailer: &PackTrailer,
+) -> Result<Vec<IndexEntry>, IndexError> {
+    let end = trailer.index_offset + u64::from(trailer.index_len);
+    let mut entries = Vec::new();
+    let mut next_frame = PACK_HEADER_LEN as u64;
+    let mut at = trailer.index_offset;
+    while at < end {
+        let head_end = at.saturating_add(crate::frame::FRAME_HEADER_LEN as u64).min(end);
+        let head = crate::frame::FrameHeader::parse_unchecked(&store.get_range(key, at..head_end)?)?;
+        let frame = FrameRef {
+            epoch: pack.epoch,
+            pack: pack.number,
+            offset: at,
+            stored_len: head.stored_len,
+            raw_len: head.raw_len,
+        };
+        if head.kind != FrameKind::Index || frame.end() > end {
+            return Err(Malformed("its index does not fit").into());
+        }
+        let raw = frames.read_as(FrameKind::Index, frame)?;
+        decode_index(&raw, pack.epoch, pack.number, &mut next_frame, &mut entries)?;
+        at = frame.end();
+    }
+    if next_frame != trailer.index_offset || entries.len() != trailer.frames as usize {
+        return Err(Malformed("its index does not list all frames").into());
+    }
+    Ok(entries)
 }
 
 enum IndexError {

@@ -1,7 +1,7 @@
 //! The run of a backup, from the first checkpoint to the manifest.
 //!
 //! Order: configuration files, slot for the WAL, start, copy, control file, stop, WAL, manifest. An error at any
-//! point removes what was written as far as possible; whatever remains is named by no manifest.
+//! point leaves at most packs that no manifest names, which the next backup may go on with.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use pgkeep_format::control_file::CONTROL_FILE_PATH;
 use pgkeep_format::relation::RelationFile;
 use pgkeep_format::{Lsn, TimelineId, WalSegmentName};
 use pgkeep_repo::{
-    BackupWriter, BadPagesOfFile, BlockEncoder, ClusterRecord, ExternalFile, LeaseInfo, ManifestHeader,
-    Stanza, WalArchive, WalNeeded,
+    BackupWriter, BadPagesOfFile, BlockEncoder, ClusterRecord, ExternalFile, LeaseInfo, Leftovers,
+    ManifestHeader, Stanza, WalArchive, WalNeeded,
 };
 use pgkeep_wire::{BaseBackupEvent, BaseBackupOptions, CancelHandle, Connection};
 
@@ -32,7 +32,7 @@ use super::work::{Bundler, SourceFile, Stretch, Work};
 use super::worker::{PageRule, Worker};
 use super::{
     BackupReport, BackupRequest, ChangesChoice, ChangesFrom, Checkpoint, SourceKind, WalMode, confirm,
-    external_config, wal_wait,
+    external_config, leftovers, tell_damaged, wal_wait,
 };
 use crate::changed_blocks::{ChangedBlocks, WalRequest, comparable, from_wal};
 use crate::error::{Error, ErrorKind, Result};
@@ -56,6 +56,8 @@ pub struct Run<'a> {
     pub facts: ServerFacts,
     /// What was decided.
     pub plan: BackupPlan,
+    /// What interrupted backups left; looked for when the run begins.
+    pub left: Option<Arc<Leftovers>>,
     /// Is told.
     pub observer: &'a dyn Observer,
     /// May stop it.
@@ -67,6 +69,7 @@ struct Counts {
     vanished: u64,
     read_bytes: u64,
     new_bytes: u64,
+    reused_bytes: u64,
     unchanged_files: u64,
     changes: Option<(ChangesFrom, String)>,
 }
@@ -105,7 +108,7 @@ struct Times {
 }
 
 /// Takes the backup. `session` is the one in which a local backup is framed: losing it ends the backup on the server.
-pub fn run(run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
+pub fn run(mut run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
     let lease = LeaseInfo {
         verb: "backup".to_owned(),
         host: host_name(),
@@ -113,6 +116,8 @@ pub fn run(run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
         program: written_by(),
     };
     let mut writer = run.stanza.begin_backup(Timestamp::now(), lease)?;
+    run.request.pack_bytes.into_iter().for_each(|bytes| writer.set_pack_bytes(bytes));
+    run.left = leftovers(run.stanza, run.record, Some(writer.id()), run.observer);
     match run.fill(&mut session, &mut writer) {
         Ok((header, counts)) => {
             run.step(Step::Commit, None);
@@ -121,7 +126,12 @@ pub fn run(run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
             Ok(run.report(&header, &counts))
         }
         Err(error) => {
-            writer.abandon();
+            // On a full disk the room is worth more than the work.
+            if error.kind == ErrorKind::Space {
+                writer.abandon()
+            } else {
+                writer.leave()
+            }
             Err(error)
         }
     }
@@ -158,6 +168,7 @@ impl Run<'_> {
                 return Err(receiver.and_then(RunningReceiver::abandon).unwrap_or(error));
             }
         };
+        self.left.iter().for_each(|left| tell_damaged(left, self.observer));
         let times = Times { start: start_time, stop: server::clock(session)? };
         copied.collected.judge_excused(copied.stopped.stop);
         if self.plan.source == SourceKind::Stream && !copied.collected.bad_pages.is_empty() {
@@ -190,6 +201,7 @@ impl Run<'_> {
             vanished: copied.vanished,
             read_bytes: copied.collected.read_bytes,
             new_bytes: copied.collected.new_bytes,
+            reused_bytes: copied.collected.reused_bytes,
             unchanged_files: copied.collected.unchanged_files,
             changes: copied.changes.clone(),
         };
@@ -507,7 +519,7 @@ impl Run<'_> {
             relation_segment_blocks: self.facts.relation_segment_blocks,
         };
         let encoder = BlockEncoder::new(self.request.compression, key, self.facts.block_size);
-        Worker::new(encoder, rule, Arc::clone(&self.plan.rewrite))
+        Worker::new(encoder, rule, Arc::clone(&self.plan.rewrite)).reusing(self.left.clone())
     }
 
     fn label_text(&self, writer: &BackupWriter) -> String {
@@ -600,6 +612,7 @@ impl Run<'_> {
             size_bytes: header.totals.size_bytes,
             read_bytes: counts.read_bytes,
             new_bytes: counts.new_bytes,
+            reused_bytes: counts.reused_bytes,
             unchanged_files: counts.unchanged_files,
             stored_bytes: header.totals.stored_bytes,
             vanished_files: counts.vanished,
