@@ -17,7 +17,7 @@ use pgkeep_engine::backup::{
 use pgkeep_engine::list::list;
 use pgkeep_engine::restore::{RecoveryTarget, RestoreRequest};
 use pgkeep_engine::{Cancel, Compression, ConnectionRequest, Event, Location, Observer};
-use pgkeep_repo::PackCheck;
+use pgkeep_repo::{FrameKind, PackCheck};
 use pgkeep_testkit::{Cluster, run_as_server_user, world_executable};
 use serde_json::Value;
 
@@ -201,6 +201,15 @@ fn packs(site: &Site) -> u64 {
     stanza.inventory().unwrap().packs.iter().map(|pack| pack.size).sum()
 }
 
+/// What the journals of a backup's own packs take.
+fn journal_bytes(site: &Site, id: &str) -> u64 {
+    let stanza = site.location().open_stanza().unwrap();
+    let reader = stanza.backup(id.parse().unwrap()).unwrap();
+    let packs = reader.header().packs.iter().filter(|pack| pack.backup == reader.id());
+    let entries = packs.flat_map(|pack| reader.pack_index(pack).unwrap());
+    entries.filter(|entry| entry.kind == FrameKind::Journal).map(|e| u64::from(e.frame.stored_len)).sum()
+}
+
 /// Killed when all is copied, resumed: nearly nothing is compressed again, whatever source and type the two have.
 #[test]
 fn what_a_killed_backup_stored_is_not_stored_again() {
@@ -215,6 +224,9 @@ fn what_a_killed_backup_stored_is_not_stored_again() {
         let (reused, new) = (backup.number("reused_bytes"), backup.number("new_bytes"));
         let least = if killed_source == source { 8 } else { 6 };
         assert!(reused > new / 10 * least, "{reused} of {new} after {killed_source}, {source}");
+        let journal = journal_bytes(&site, backup.id());
+        println!("{source}: {reused} of {new} bytes reused; journals take {journal}");
+        assert!(journal > 0 && journal < new / 1000, "{journal} bytes of journals for {new}");
         prove_stored(&site, backup.id());
         prove_restored(&site, 17, backup.id(), &all_digests(&cluster));
     }

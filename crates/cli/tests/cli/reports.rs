@@ -11,7 +11,7 @@ use crate::support::{Place, path_text, redactions};
 const REFERENCE: &str = include_str!("../../../../docs/reference/json.md");
 
 /// Numbers that differ from run to run, and sentences for people.
-const MEASURED: [&str; 16] = [
+const MEASURED: [&str; 17] = [
     "size_bytes",
     "local_bytes",
     "kept_blocks",
@@ -22,6 +22,7 @@ const MEASURED: [&str; 16] = [
     "segments",
     "removed_wal_files",
     "read_bytes",
+    "new_bytes",
     "files",
     "system_identifier",
     "server_version",
