@@ -1,42 +1,34 @@
 //! Writes one backup: frames into packs, block maps, then the manifest that makes the backup exist.
 //!
 //! Packs are streamed; what is held in memory is the part that is being gathered, the list of frames of the open pack and
-//! the compressed lines of the manifest. A pack that is full is made durable on a thread of its own while the next one
-//! fills. Nothing that is written is visible as a backup until [`BackupWriter::commit`] stores the manifest, which fails
-//! where the backup was declared abandoned meanwhile.
+//! the compressed lines of the manifest. Nothing that is written is visible as a backup until [`BackupWriter::commit`]
+//! stores the manifest, which fails where the backup was declared abandoned meanwhile. A backup that fails before can
+//! leave its packs for the next one ([`BackupWriter::leave`], [`crate::Leftovers`]).
 //!
 //! A backup may build on another one of the stanza: files, leaves of maps and frames that did not change stay where they
 //! are, in the packs of earlier backups, which the new manifest lists. It is complete all the same: whoever reads it
 //! never asks for the parent, which can be deleted at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::backup_reader::BackupReader;
 use crate::block_map::{BlockMapBuilder, ShareCount};
-use crate::digest::Hex;
 use crate::error::Result;
 use crate::format_version::FORMAT;
-use crate::frame::{EncodedFrame, FrameKind, FrameRef, MetaEncoder};
-use crate::journal::{JournalWriter, PlacedBlocks};
+use crate::frame::{EncodedFrame, FrameRef};
+use crate::journal::PlacedBlocks;
 use crate::lease;
 use crate::manifest::{FileEntry, FileKind, FileMeta, ManifestHeader, PackEntry, Totals, is_safe_path};
 use crate::manifest_writer::{ManifestLines, assemble};
-use crate::map_writer::{FrameSink, MapWriter, MappedFile};
-use crate::pack::{PACK_TRAILER_LEN, PackWriter};
+use crate::map_writer::{MapWriter, MappedFile};
+use crate::pack::PACK_TRAILER_LEN;
+use crate::pack_set::PackSet;
 use crate::parent_map::ParentMap;
 use crate::stanza::Stanza;
 use crate::wal_object::{self, WalObject};
 use crate::{BackupId, RepoError, key};
-
-/// Packs are closed at this size unless told otherwise.
-pub(crate) const PACK_BYTES: u64 = 256 << 20;
-/// And when they have been open for so long and hold so much: only whole packs outlive an interruption.
-const PACK_TIME: Duration = Duration::from_secs(300);
-const LEAST_TIMED_BYTES: u64 = 4 << 20;
 
 /// A backup that is being written.
 #[derive(Debug)]
@@ -70,155 +62,14 @@ struct Parent {
     files_left: u64,
 }
 
-/// The packs of one backup: finished ones, and the one that is open.
-#[derive(Debug)]
-struct PackSet {
-    stanza: Stanza,
-    id: BackupId,
-    pack_bytes: u64,
-    pack_time: Duration,
-    meta: MetaEncoder,
-    open: Option<PackWriter>,
-    open_since: Instant,
-    journal: JournalWriter,
-    /// Stored bytes of frames that the journals speak of: of this backup's own making, and copied.
-    journaled: (u64, u64),
-    finishing: Option<JoinHandle<Result<()>>>,
-    written: Vec<PackEntry>,
-    closed_bytes: u64,
-    next_number: u32,
-}
-
-impl PackSet {
-    fn append(&mut self, kind: FrameKind, frame: EncodedFrame) -> Result<FrameRef> {
-        if let Some(open) = &self.open {
-            let is_full = open.size() + frame.bytes.len() as u64 > self.pack_bytes;
-            if is_full || (open.size() >= LEAST_TIMED_BYTES && self.open_since.elapsed() >= self.pack_time) {
-                self.close()?;
-            }
-        }
-        if self.open.is_none() {
-            let number = self.next_number;
-            let key = key::pack(self.stanza.name(), self.id, number);
-            let repository = self.stanza.repository();
-            let pack =
-                PackWriter::begin(repository.store(), &key, repository.id_bytes(), self.id.epoch(), number)?;
-            self.next_number += 1;
-            self.open = Some(pack);
-            self.open_since = Instant::now();
-        }
-        match &mut self.open {
-            Some(open) => open.append(kind, frame),
-            None => Err(RepoError::unrepresentable("a frame outside of a pack")),
-        }
-    }
-
-    /// Appends a frame of blocks, and notes what it holds.
-    fn append_blocks(&mut self, frame: EncodedFrame, blocks: &[PlacedBlocks<'_>]) -> Result<FrameRef> {
-        let is_copy = frame.is_copy;
-        let place = self.append(FrameKind::Blocks, frame)?;
-        if !blocks.is_empty() {
-            let bytes = if is_copy { &mut self.journaled.1 } else { &mut self.journaled.0 };
-            *bytes += u64::from(place.stored_len);
-            self.journal.add(&place, blocks);
-            if let (Some(open), Some(full)) = (&mut self.open, self.journal.take_full()) {
-                open.append(FrameKind::Journal, self.meta.encode(FrameKind::Journal, &full))?;
-            }
-        }
-        Ok(place)
-    }
-
-    /// Seals the open pack and lets a thread make it durable; one at a time, so that memory stays bounded.
-    fn close(&mut self) -> Result<()> {
-        let Some(mut open) = self.open.take() else { return Ok(()) };
-        if let Some(journal) = self.journal.take() {
-            open.append(FrameKind::Journal, self.meta.encode(FrameKind::Journal, &journal))?;
-        }
-        let sealed = open.seal(&mut self.meta)?;
-        self.wait()?;
-        self.written.push(PackEntry {
-            epoch: sealed.header.epoch,
-            backup: self.id,
-            number: sealed.header.number,
-            id: Hex(sealed.header.pack_id),
-            size: sealed.size,
-            live_bytes: 0,
-        });
-        self.closed_bytes += sealed.size;
-        let thread = std::thread::Builder::new().name("finish pack".to_owned());
-        let finishing = thread
-            .spawn(move || sealed.finish())
-            .map_err(|e| RepoError::from_store("finish", "a pack", e))?;
-        self.finishing = Some(finishing);
-        Ok(())
-    }
-
-    fn wait(&mut self) -> Result<()> {
-        match self.finishing.take().map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(finished)) => finished,
-            Some(Err(_)) => Err(RepoError::unrepresentable("a pack: its thread panicked")),
-        }
-    }
-
-    fn stored_bytes(&self) -> u64 {
-        self.closed_bytes + self.open.as_ref().map_or(0, PackWriter::size)
-    }
-
-    /// Leaves whole packs for the next backup to go on with, where it has more of them than of what it copied itself.
-    fn leave(&mut self) {
-        let (made, copied) = self.journaled;
-        if made <= copied {
-            return self.discard();
-        }
-        // What cannot be finished is not there, and the rest may still be of use.
-        drop(self.close());
-        drop(self.wait());
-    }
-
-    /// Removes what was written, as far as that is possible.
-    fn discard(&mut self) {
-        if let Some(open) = self.open.take() {
-            open.abort();
-        }
-        drop(self.wait());
-        for number in 1..self.next_number {
-            let key = key::pack(self.stanza.name(), self.id, number);
-            drop(self.stanza.repository().store().delete(&key));
-        }
-    }
-}
-
-impl FrameSink for PackSet {
-    fn put(&mut self, kind: FrameKind, raw: &[u8]) -> Result<FrameRef> {
-        let frame = self.meta.encode(kind, raw);
-        self.append(kind, frame)
-    }
-}
-
 impl BackupWriter {
     pub(crate) fn begin(stanza: &Stanza, id: BackupId, block_size: u32) -> BackupWriter {
         let key = stanza.repository().digest_key().clone();
-        let record = stanza.records().last().map_or(0, |record| record.sequence);
         BackupWriter {
             stanza: stanza.clone(),
             id,
             block_size,
-            packs: PackSet {
-                stanza: stanza.clone(),
-                id,
-                pack_bytes: PACK_BYTES,
-                pack_time: PACK_TIME,
-                meta: MetaEncoder::new(key.clone()),
-                open: None,
-                open_since: Instant::now(),
-                journal: JournalWriter::new(record, block_size),
-                journaled: (0, 0),
-                finishing: None,
-                written: Vec::new(),
-                closed_bytes: 0,
-                next_number: 1,
-            },
+            packs: PackSet::new(stanza, id, block_size),
             maps: Some(MapWriter::new(key, block_size)),
             lines: ManifestLines::default(),
             pack_indexes: BTreeMap::new(),
@@ -233,7 +84,7 @@ impl BackupWriter {
 
     /// Closes packs at another size than 256 MiB. Storages bill by the object, people delete by the pack.
     pub fn set_pack_bytes(&mut self, bytes: u64) {
-        self.packs.pack_bytes = bytes.max(crate::frame::MAX_BLOCKS_FRAME as u64);
+        self.packs.set_pack_bytes(bytes);
     }
 
     /// The id that the backup has, or would have had.
@@ -444,7 +295,7 @@ impl BackupWriter {
     fn pack_table(&mut self) -> Result<Vec<PackEntry>> {
         let mut known: BTreeMap<(u32, u32), PackEntry> =
             self.parent.as_mut().map(|parent| std::mem::take(&mut parent.packs)).unwrap_or_default();
-        let own: Vec<PackEntry> = std::mem::take(&mut self.packs.written);
+        let own: Vec<PackEntry> = self.packs.take_written();
         let own_names: Vec<(u32, u32)> = own.iter().map(|pack| (pack.epoch, pack.number)).collect();
         known.extend(own.into_iter().map(|pack| ((pack.epoch, pack.number), pack)));
         let mut named: Vec<((u32, u32), u64)> = std::mem::take(&mut self.pack_indexes).into_iter().collect();
@@ -530,7 +381,7 @@ impl BackupWriter {
         header.stanza = self.stanza.name().to_string();
         header.wal_tail.clone_from(&self.wal_tail);
         header.packs = self.pack_table()?;
-        header.totals = Totals { stored_bytes: self.packs.closed_bytes + self.tail_bytes, ..self.totals };
+        header.totals = Totals { stored_bytes: self.packs.stored_bytes() + self.tail_bytes, ..self.totals };
         let lines = std::mem::take(&mut self.lines).sort(repository.digest_key())?;
         let chunks = assemble(&header, lines, repository.id_bytes(), repository.digest_key())?;
         self.stanza.refuse_unsafe_commit(self.id, &header)?;

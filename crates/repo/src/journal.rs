@@ -199,6 +199,7 @@ mod tests {
 
     const BLOCK: u32 = 8192;
 
+    type DrawnRun = (u8, u32, u32, u32);
     type Noted = (FrameRef, Vec<(Vec<u8>, u32, u32, u32)>);
 
     fn write(noted: &[Noted]) -> Vec<Vec<u8>> {
@@ -243,9 +244,9 @@ mod tests {
         let frame = (0..5000_u64, 40..4000_u32, prop::collection::vec(run, 1..8));
         prop::collection::vec(frame, 1..60).prop_map(|frames| {
             let mut at = 64;
-            let frame_of = |(gap, stored_len, runs): (u64, u32, Vec<(u8, u32, u32, u32)>)| {
+            let frame_of = |(gap, stored_len, runs): (u64, u32, Vec<DrawnRun>)| {
                 let mut position = 0;
-                let place = |(file, first, count, skip): (u8, u32, u32, u32)| {
+                let place = |(file, first, count, skip): DrawnRun| {
                     let path = format!("base/5/{}", "1".repeat(usize::from(file) + 1)).into_bytes();
                     let from = position + skip;
                     position = from + count;

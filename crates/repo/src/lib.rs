@@ -33,6 +33,7 @@ mod map_leaves;
 mod map_writer;
 mod pack;
 mod pack_check;
+mod pack_set;
 mod parent_map;
 mod process_identity;
 mod removal;
