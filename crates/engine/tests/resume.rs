@@ -138,7 +138,7 @@ fn taken(output: &Output) -> Taken {
 fn stopped(site: &Site, cluster: &Cluster, source: &str, kind: &str, stop: &str) -> String {
     let output = child_command(site, cluster, source, kind, stop).output().unwrap();
     assert!(!output.status.success(), "{stop}: {}", said(&output));
-    String::from_utf8(output.stdout).unwrap()
+    said(&output)
 }
 
 fn start(site: &Site, major: u32, rows: u32) -> Cluster {
@@ -276,7 +276,8 @@ fn an_interrupted_incremental_backup_is_resumed() {
 fn a_failed_backup_leaves_all_that_it_did_once() {
     let site = Site::new();
     let cluster = start(&site, 15, 20_000);
-    stopped(&site, &cluster, "local", "full", "cancel nearly copied");
+    let first = stopped(&site, &cluster, "local", "full", "cancel nearly copied");
+    assert!(first.contains("the next backup goes on with what this one stored"), "{first}");
     let once = packs(&site);
     for _ in 0..2 {
         let said = stopped(&site, &cluster, "local", "full", "cancel nearly copied");

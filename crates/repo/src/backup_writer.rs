@@ -391,11 +391,14 @@ impl BackupWriter {
     /// Gives up, but leaves what the next backup can go on with: packs that are whole, and the open one. Where most of
     /// them is a copy of what was left before, which is there still, they are removed; so what repeated failures leave is at
     /// most twice what the last one got done.
-    pub fn leave(mut self) {
+    ///
+    /// Answers whether anything was left.
+    pub fn leave(mut self) -> bool {
         self.settled = true;
-        self.packs.leave();
+        let has_left = self.packs.leave();
         self.remove_tails();
         lease::end(&self.stanza, self.id.epoch());
+        has_left
     }
 
     /// Gives up, as dropping does. What was written is removed as far as possible; what stays is rubbish that no manifest

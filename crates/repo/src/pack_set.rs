@@ -152,14 +152,16 @@ impl PackSet {
     }
 
     /// Leaves whole packs for the next backup to go on with, where it has more of them than of what it copied itself.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) -> bool {
         let (made, copied) = self.journaled;
         if made <= copied {
-            return self.discard();
+            self.discard();
+            return false;
         }
         // What cannot be finished is not there, and the rest may still be of use.
         drop(self.close());
         drop(self.wait());
+        true
     }
 
     /// Removes what was written, as far as that is possible.

@@ -176,7 +176,7 @@ fn a_backup_that_fails_leaves_its_open_pack_too_but_no_second_copy() {
     let files = sample();
     let mut first = begin(&stanza);
     let (made, _) = write_resuming(&mut first, &stanza, &files, None, usize::MAX);
-    first.leave();
+    assert!(first.leave());
     let left = stanza.leftovers(&record(&stanza), None).unwrap().unwrap();
     assert_eq!(left.frames(), made as u64);
     let packs = || {
@@ -188,7 +188,7 @@ fn a_backup_that_fails_leaves_its_open_pack_too_but_no_second_copy() {
         let mut next = begin(&stanza);
         let left = stanza.leftovers(&record(&stanza), Some(next.id())).unwrap().unwrap();
         assert_eq!(write_resuming(&mut next, &stanza, &files, Some(&left), usize::MAX), (0, made));
-        next.leave();
+        assert!(!next.leave());
         assert_eq!(packs(), before);
     }
 }
@@ -317,7 +317,7 @@ proptest! {
                     let mut writer = begin(&stanza);
                     let left = stanza.leftovers(&record(&stanza), Some(writer.id())).unwrap();
                     write_resuming(&mut writer, &stanza, &files, left.as_ref(), usize::from(*frames));
-                    if *killed { kill(&stanza, writer) } else { writer.leave() }
+                    if *killed { kill(&stanza, writer) } else { drop(writer.leave()) }
                 }
                 Step::LosePack => {
                     some_pack(&place, &stanza).into_iter().for_each(|path| std::fs::remove_file(path).unwrap());

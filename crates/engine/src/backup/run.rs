@@ -128,11 +128,15 @@ pub fn run(mut run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
         Err(error) => {
             // On a full disk the room is worth more than the work.
             if error.kind == ErrorKind::Space {
-                writer.abandon()
-            } else {
-                writer.leave()
+                writer.abandon();
+                return Err(error);
             }
-            Err(error)
+            let has_left = writer.leave();
+            Err(if has_left {
+                error.hint("the next backup goes on with what this one stored")
+            } else {
+                error
+            })
         }
     }
 }
