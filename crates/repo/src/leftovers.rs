@@ -21,7 +21,6 @@ use crate::frame_fetcher::{FrameFetcher, StoredFrame};
 use crate::journal::Journal;
 use crate::manifest::PackEntry;
 use crate::pack::{PACK_HEADER_LEN, PackHeader};
-use crate::pack_check::read_pack_index;
 use crate::stanza::{ClusterRecord, Stanza};
 use crate::{BackupId, RepoError, key, lease};
 
@@ -88,13 +87,7 @@ impl Stanza {
         for name in names.into_iter().filter(|name| !condemned.contains(name)) {
             packs.extend(or_damaged(self.left_pack(name), &mut damaged)?);
         }
-        let fetcher = FrameFetcher::new(
-            self.repository().store().clone(),
-            self.repository().digest_key().clone(),
-            record.block_size,
-            self.name(),
-            &packs,
-        );
+        let fetcher = self.frames_of(record.block_size, &packs);
         let mut left = Leftovers {
             fetcher,
             backups: Vec::new(),
@@ -182,7 +175,7 @@ fn or_damaged<T>(read: Result<T>, damaged: &mut u64) -> Result<Option<T>> {
 impl Leftovers {
     /// Takes up the journals of a pack; answers how many pairs of journal frame and file that made.
     fn add_pack(&mut self, stanza: &Stanza, pack: &PackEntry, record: &ClusterRecord) -> Result<usize> {
-        let entries = read_pack_index(stanza, &self.fetcher, pack)?;
+        let entries = stanza.pack_index(&self.fetcher, pack)?;
         let mut added = 0;
         for frame in entries.iter().filter(|entry| entry.kind == FrameKind::Journal).map(|entry| entry.frame)
         {

@@ -33,10 +33,9 @@ pub use request::{
 };
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use jiff::Timestamp;
-use pgkeep_repo::{BackupId, ClusterRecord, Leftovers, ManifestHeader, Stanza};
+use pgkeep_repo::{ClusterRecord, ManifestHeader, Stanza};
 
 use self::basis::Basis;
 use self::plan::BackupPlan;
@@ -74,7 +73,7 @@ pub fn backup(request: &BackupRequest, observer: &dyn Observer, cancel: &Cancel)
     });
     observer.event(Event::Note { text: format!("WAL: {} ({})", wal_text(plan.wal), plan.wal_reason) });
     if request.dry_run {
-        drop(leftovers(&stanza, &record, None, observer));
+        drop(reuse::leftovers(&stanza, &record, None, observer));
         return Ok(dry_report(&plan, &facts));
     }
     run::run(
@@ -115,53 +114,6 @@ fn record_of(stanza: &Stanza, facts: &ServerFacts) -> Result<ClusterRecord> {
 fn headers_of(stanza: &Stanza, record: &ClusterRecord) -> Result<Vec<ManifestHeader>> {
     let headers = stanza.backups()?.into_iter().filter_map(|listing| listing.header.ok());
     Ok(headers.filter(|header| header.record == record.sequence).collect())
-}
-
-/// What interrupted backups left, and is gone on with. Without it a backup does all by itself, so nothing that is wrong with
-/// it is an error.
-fn leftovers(
-    stanza: &Stanza,
-    record: &ClusterRecord,
-    own: Option<BackupId>,
-    observer: &dyn Observer,
-) -> Option<Arc<Leftovers>> {
-    match stanza.leftovers(record, own) {
-        Ok(Some(left)) if left.frames() > 0 => {
-            observer.event(Event::Note { text: leftovers_text(&left) });
-            Some(Arc::new(left))
-        }
-        Ok(left) => {
-            left.iter().for_each(|left| tell_damaged(left, observer));
-            None
-        }
-        Err(error) => {
-            let error = Error::from(error);
-            observer.event(Event::Warning {
-                text: format!("what interrupted backups left cannot be read: {error}"),
-                hint: Some("the backup begins anew; nothing is missing in it".to_owned()),
-            });
-            None
-        }
-    }
-}
-
-fn leftovers_text(left: &Leftovers) -> String {
-    let ids: Vec<String> = left.backups().iter().map(BackupId::to_string).collect();
-    let backups = if ids.len() == 1 { "backup" } else { "backups" };
-    format!("goes on with what {backups} {} left: {} frames", ids.join(", "), left.frames())
-}
-
-/// Warns of damage in what interrupted backups left.
-fn tell_damaged(left: &Leftovers, observer: &dyn Observer) {
-    if left.damaged() > 0 {
-        observer.event(Event::Warning {
-            text: format!("{} packs or frames that interrupted backups left are damaged", left.damaged()),
-            hint: Some(
-                "they were not used, and nothing is missing in this backup; look at the repository's disk"
-                    .to_owned(),
-            ),
-        });
-    }
 }
 
 fn rewrite_text(rewrite: &Rewrite) -> String {

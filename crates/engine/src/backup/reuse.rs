@@ -1,5 +1,5 @@
-//! What interrupted backups left, on the side of a worker: blocks that may lie in a left frame wait until it is clear how
-//! many of the frame's blocks the cluster still has.
+//! What interrupted backups left: found when a backup begins, and on the side of a worker, where blocks that may lie in a
+//! left frame wait until it is clear how many of the frame's blocks the cluster still has.
 //!
 //! A frame is taken over only when more than half of its blocks are, byte by byte, those that were read just now. Each
 //! block is read once in a backup, so this can be true for one piece of work at most, and a frame is copied at most once,
@@ -9,7 +9,59 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pgkeep_repo::{BlockDigest, EncodedFrame, FrameDecoder, FrameRef, LeftBlock, Leftovers};
+use pgkeep_repo::{
+    BackupId, BlockDigest, ClusterRecord, EncodedFrame, FrameDecoder, FrameRef, LeftBlock, Leftovers, Stanza,
+};
+
+use crate::error::Error;
+use crate::event::{Event, Observer};
+
+/// What interrupted backups left, and is gone on with. Without it a backup does all by itself, so nothing that is wrong with
+/// it is an error.
+pub fn leftovers(
+    stanza: &Stanza,
+    record: &ClusterRecord,
+    own: Option<BackupId>,
+    observer: &dyn Observer,
+) -> Option<Arc<Leftovers>> {
+    match stanza.leftovers(record, own) {
+        Ok(Some(left)) if left.frames() > 0 => {
+            observer.event(Event::Note { text: leftovers_text(&left) });
+            Some(Arc::new(left))
+        }
+        Ok(left) => {
+            left.iter().for_each(|left| tell_damaged(left, observer));
+            None
+        }
+        Err(error) => {
+            let error = Error::from(error);
+            observer.event(Event::Warning {
+                text: format!("what interrupted backups left cannot be read: {error}"),
+                hint: Some("the backup begins anew; nothing is missing in it".to_owned()),
+            });
+            None
+        }
+    }
+}
+
+fn leftovers_text(left: &Leftovers) -> String {
+    let ids: Vec<String> = left.backups().iter().map(BackupId::to_string).collect();
+    let backups = if ids.len() == 1 { "backup" } else { "backups" };
+    format!("goes on with what {backups} {} left: {} frames", ids.join(", "), left.frames())
+}
+
+/// Warns of damage in what interrupted backups left.
+pub fn tell_damaged(left: &Leftovers, observer: &dyn Observer) {
+    if left.damaged() > 0 {
+        observer.event(Event::Warning {
+            text: format!("{} packs or frames that interrupted backups left are damaged", left.damaged()),
+            hint: Some(
+                "they were not used, and nothing is missing in this backup; look at the repository's disk"
+                    .to_owned(),
+            ),
+        });
+    }
+}
 
 /// A block that waits.
 #[derive(Clone, Copy, Debug)]
@@ -138,9 +190,7 @@ mod tests {
 
     use jiff::Timestamp;
     use pgkeep_format::Lsn;
-    use pgkeep_repo::{
-        BlockEncoder, ClusterRecord, Compression, LeaseInfo, ManifestHeader, Repository, Stanza, Store,
-    };
+    use pgkeep_repo::{BlockEncoder, Compression, LeaseInfo, ManifestHeader, Repository, Store};
 
     use super::super::collector::Collector;
     use super::super::work::{SourceFile, Stretch, Work};

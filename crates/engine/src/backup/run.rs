@@ -32,7 +32,7 @@ use super::work::{Bundler, SourceFile, Stretch, Work};
 use super::worker::{PageRule, Worker};
 use super::{
     BackupReport, BackupRequest, ChangesChoice, ChangesFrom, Checkpoint, SourceKind, WalMode, confirm,
-    external_config, leftovers, tell_damaged, wal_wait,
+    external_config, reuse, wal_wait,
 };
 use crate::changed_blocks::{ChangedBlocks, WalRequest, comparable, from_wal};
 use crate::error::{Error, ErrorKind, Result};
@@ -117,7 +117,7 @@ pub fn run(mut run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
     };
     let mut writer = run.stanza.begin_backup(Timestamp::now(), lease)?;
     run.request.pack_bytes.into_iter().for_each(|bytes| writer.set_pack_bytes(bytes));
-    run.left = leftovers(run.stanza, run.record, Some(writer.id()), run.observer);
+    run.left = reuse::leftovers(run.stanza, run.record, Some(writer.id()), run.observer);
     match run.fill(&mut session, &mut writer) {
         Ok((header, counts)) => {
             run.step(Step::Commit, None);
@@ -172,7 +172,7 @@ impl Run<'_> {
                 return Err(receiver.and_then(RunningReceiver::abandon).unwrap_or(error));
             }
         };
-        self.left.iter().for_each(|left| tell_damaged(left, self.observer));
+        self.left.iter().for_each(|left| reuse::tell_damaged(left, self.observer));
         let times = Times { start: start_time, stop: server::clock(session)? };
         copied.collected.judge_excused(copied.stopped.stop);
         if self.plan.source == SourceKind::Stream && !copied.collected.bad_pages.is_empty() {
