@@ -30,6 +30,7 @@ fn take_backup(place: &Place, cluster: &Cluster) -> String {
         checkpoint: Checkpoint::Fast,
         annotations: [("why".to_owned(), "test".to_owned())].into(),
         archive_timeout_seconds: 30,
+        pack_bytes: None,
         dry_run: false,
     };
     backup(&request, &Silent, &Cancel::default()).unwrap().id.unwrap()

@@ -1,37 +1,34 @@
 //! Writes one backup: frames into packs, block maps, then the manifest that makes the backup exist.
 //!
 //! Packs are streamed; what is held in memory is the part that is being gathered, the list of frames of the open pack and
-//! the compressed lines of the manifest. A pack that is full is made durable on a thread of its own while the next one
-//! fills. Nothing that is written is visible as a backup until [`BackupWriter::commit`] stores the manifest, which fails
-//! where the backup was declared abandoned meanwhile.
+//! the compressed lines of the manifest. Nothing that is written is visible as a backup until [`BackupWriter::commit`]
+//! stores the manifest, which fails where the backup was declared abandoned meanwhile. A backup that fails before can
+//! leave its packs for the next one ([`BackupWriter::leave`], [`crate::Leftovers`]).
 //!
 //! A backup may build on another one of the stanza: files, leaves of maps and frames that did not change stay where they
 //! are, in the packs of earlier backups, which the new manifest lists. It is complete all the same: whoever reads it
 //! never asks for the parent, which can be deleted at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
 use crate::backup_reader::BackupReader;
 use crate::block_map::{BlockMapBuilder, ShareCount};
-use crate::digest::Hex;
 use crate::error::Result;
 use crate::format_version::FORMAT;
-use crate::frame::{EncodedFrame, FrameKind, FrameRef, MetaEncoder};
+use crate::frame::{EncodedFrame, FrameRef};
+use crate::journal::PlacedBlocks;
 use crate::lease;
 use crate::manifest::{FileEntry, FileKind, FileMeta, ManifestHeader, PackEntry, Totals, is_safe_path};
 use crate::manifest_writer::{ManifestLines, assemble};
-use crate::map_writer::{FrameSink, MapWriter, MappedFile};
-use crate::pack::{PACK_TRAILER_LEN, PackWriter};
+use crate::map_writer::{MapWriter, MappedFile};
+use crate::pack::PACK_TRAILER_LEN;
+use crate::pack_set::PackSet;
 use crate::parent_map::ParentMap;
 use crate::stanza::Stanza;
 use crate::wal_object::{self, WalObject};
 use crate::{BackupId, RepoError, key};
-
-/// Packs are closed at this size unless told otherwise.
-pub(crate) const PACK_BYTES: u64 = 256 << 20;
 
 /// A backup that is being written.
 #[derive(Debug)]
@@ -65,96 +62,6 @@ struct Parent {
     files_left: u64,
 }
 
-/// The packs of one backup: finished ones, and the one that is open.
-#[derive(Debug)]
-struct PackSet {
-    stanza: Stanza,
-    id: BackupId,
-    pack_bytes: u64,
-    meta: MetaEncoder,
-    open: Option<PackWriter>,
-    finishing: Option<JoinHandle<Result<()>>>,
-    written: Vec<PackEntry>,
-    closed_bytes: u64,
-    next_number: u32,
-}
-
-impl PackSet {
-    fn append(&mut self, kind: FrameKind, frame: EncodedFrame) -> Result<FrameRef> {
-        if let Some(open) = &self.open
-            && open.size() + frame.bytes.len() as u64 > self.pack_bytes
-        {
-            self.close()?;
-        }
-        if self.open.is_none() {
-            let number = self.next_number;
-            let key = key::pack(self.stanza.name(), self.id, number);
-            let repository = self.stanza.repository();
-            let pack =
-                PackWriter::begin(repository.store(), &key, repository.id_bytes(), self.id.epoch(), number)?;
-            self.next_number += 1;
-            self.open = Some(pack);
-        }
-        match &mut self.open {
-            Some(open) => open.append(kind, frame),
-            None => Err(RepoError::unrepresentable("a frame outside of a pack")),
-        }
-    }
-
-    /// Seals the open pack and lets a thread make it durable; one at a time, so that memory stays bounded.
-    fn close(&mut self) -> Result<()> {
-        let Some(open) = self.open.take() else { return Ok(()) };
-        let sealed = open.seal(&mut self.meta)?;
-        self.wait()?;
-        self.written.push(PackEntry {
-            epoch: sealed.header.epoch,
-            backup: self.id,
-            number: sealed.header.number,
-            id: Hex(sealed.header.pack_id),
-            size: sealed.size,
-            live_bytes: 0,
-        });
-        self.closed_bytes += sealed.size;
-        let thread = std::thread::Builder::new().name("finish pack".to_owned());
-        let finishing = thread
-            .spawn(move || sealed.finish())
-            .map_err(|e| RepoError::from_store("finish", "a pack", e))?;
-        self.finishing = Some(finishing);
-        Ok(())
-    }
-
-    fn wait(&mut self) -> Result<()> {
-        match self.finishing.take().map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(finished)) => finished,
-            Some(Err(_)) => Err(RepoError::unrepresentable("a pack: its thread panicked")),
-        }
-    }
-
-    fn stored_bytes(&self) -> u64 {
-        self.closed_bytes + self.open.as_ref().map_or(0, PackWriter::size)
-    }
-
-    /// Removes what was written, as far as that is possible.
-    fn discard(&mut self) {
-        if let Some(open) = self.open.take() {
-            open.abort();
-        }
-        drop(self.wait());
-        for number in 1..self.next_number {
-            let key = key::pack(self.stanza.name(), self.id, number);
-            drop(self.stanza.repository().store().delete(&key));
-        }
-    }
-}
-
-impl FrameSink for PackSet {
-    fn put(&mut self, kind: FrameKind, raw: &[u8]) -> Result<FrameRef> {
-        let frame = self.meta.encode(kind, raw);
-        self.append(kind, frame)
-    }
-}
-
 impl BackupWriter {
     pub(crate) fn begin(stanza: &Stanza, id: BackupId, block_size: u32) -> BackupWriter {
         let key = stanza.repository().digest_key().clone();
@@ -162,17 +69,7 @@ impl BackupWriter {
             stanza: stanza.clone(),
             id,
             block_size,
-            packs: PackSet {
-                stanza: stanza.clone(),
-                id,
-                pack_bytes: PACK_BYTES,
-                meta: MetaEncoder::new(key.clone()),
-                open: None,
-                finishing: None,
-                written: Vec::new(),
-                closed_bytes: 0,
-                next_number: 1,
-            },
+            packs: PackSet::new(stanza, id, block_size),
             maps: Some(MapWriter::new(key, block_size)),
             lines: ManifestLines::default(),
             pack_indexes: BTreeMap::new(),
@@ -187,7 +84,7 @@ impl BackupWriter {
 
     /// Closes packs at another size than 256 MiB. Storages bill by the object, people delete by the pack.
     pub fn set_pack_bytes(&mut self, bytes: u64) {
-        self.packs.pack_bytes = bytes.max(crate::frame::MAX_BLOCKS_FRAME as u64);
+        self.packs.set_pack_bytes(bytes);
     }
 
     /// The id that the backup has, or would have had.
@@ -207,7 +104,16 @@ impl BackupWriter {
     /// # Errors
     /// When the storage fails; the backup cannot be committed then.
     pub fn append(&mut self, frame: EncodedFrame) -> Result<FrameRef> {
-        self.packs.append(FrameKind::Blocks, frame)
+        self.append_blocks(frame, &[])
+    }
+
+    /// As [`append`](Self::append), noting what the frame holds, so that a later backup can go on with it where this one is
+    /// interrupted. `blocks` are in the order of their positions.
+    ///
+    /// # Errors
+    /// As `append`.
+    pub fn append_blocks(&mut self, frame: EncodedFrame, blocks: &[PlacedBlocks<'_>]) -> Result<FrameRef> {
+        self.packs.append_blocks(frame, blocks)
     }
 
     /// Adds a regular file. The map covers every block of it; for an empty file it is empty.
@@ -389,7 +295,7 @@ impl BackupWriter {
     fn pack_table(&mut self) -> Result<Vec<PackEntry>> {
         let mut known: BTreeMap<(u32, u32), PackEntry> =
             self.parent.as_mut().map(|parent| std::mem::take(&mut parent.packs)).unwrap_or_default();
-        let own: Vec<PackEntry> = std::mem::take(&mut self.packs.written);
+        let own: Vec<PackEntry> = self.packs.take_written();
         let own_names: Vec<(u32, u32)> = own.iter().map(|pack| (pack.epoch, pack.number)).collect();
         known.extend(own.into_iter().map(|pack| ((pack.epoch, pack.number), pack)));
         let mut named: Vec<((u32, u32), u64)> = std::mem::take(&mut self.pack_indexes).into_iter().collect();
@@ -479,11 +385,24 @@ impl BackupWriter {
         header.stanza = self.stanza.name().to_string();
         header.wal_tail.clone_from(&self.wal_tail);
         header.packs = self.pack_table()?;
-        header.totals = Totals { stored_bytes: self.packs.closed_bytes + self.tail_bytes, ..self.totals };
+        header.totals = Totals { stored_bytes: self.packs.stored_bytes() + self.tail_bytes, ..self.totals };
         let lines = std::mem::take(&mut self.lines).sort(repository.digest_key())?;
         let chunks = assemble(&header, lines, repository.id_bytes(), repository.digest_key())?;
         self.stanza.refuse_unsafe_commit(self.id, &header)?;
         Ok((header, chunks))
+    }
+
+    /// Gives up, but leaves what the next backup can go on with: packs that are whole, and the open one. Where most of
+    /// them is a copy of what was left before, which is there still, they are removed; so what repeated failures leave is at
+    /// most twice what the last one got done.
+    ///
+    /// Answers whether anything was left.
+    pub fn leave(mut self) -> bool {
+        self.settled = true;
+        let has_left = self.packs.leave();
+        self.remove_tails();
+        lease::end(&self.stanza, self.id.epoch());
+        has_left
     }
 
     /// Gives up, as dropping does. What was written is removed as far as possible; what stays is rubbish that no manifest
@@ -494,11 +413,15 @@ impl BackupWriter {
 
     fn discard(&mut self) {
         self.packs.discard();
+        self.remove_tails();
+        lease::end(&self.stanza, self.id.epoch());
+    }
+
+    fn remove_tails(&self) {
         for name in &self.wal_tail {
             let key = key::backup_wal(self.stanza.name(), self.id, name);
             drop(self.stanza.repository().store().delete(&key));
         }
-        lease::end(&self.stanza, self.id.epoch());
     }
 }
 

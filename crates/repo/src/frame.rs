@@ -8,6 +8,7 @@ use crate::bytes::{Malformed, Parsed, Reader, put_signed, put_varint};
 use crate::bytes::{offset_u32, offset_u64};
 use crate::codec::{Codec, Compressor, Decompressor};
 use crate::digest::{Digest16, crc32c};
+use crate::frame_fetcher::StoredFrame;
 use crate::{BlockDigest, Compression, DigestKey};
 
 /// Bytes of a frame before its body.
@@ -30,15 +31,18 @@ pub enum FrameKind {
     Digests,
     /// The index at the end of a pack.
     Index,
+    /// What lies in the frames of a pack, for whoever goes on with an interrupted backup.
+    Journal,
 }
 
 impl FrameKind {
-    const fn code(self) -> u8 {
+    pub(crate) const fn code(self) -> u8 {
         match self {
             FrameKind::Blocks => 1,
             FrameKind::Map => 2,
             FrameKind::Digests => 3,
             FrameKind::Index => 4,
+            FrameKind::Journal => 5,
         }
     }
 
@@ -48,6 +52,7 @@ impl FrameKind {
             2 => Some(FrameKind::Map),
             3 => Some(FrameKind::Digests),
             4 => Some(FrameKind::Index),
+            5 => Some(FrameKind::Journal),
             _ => None,
         }
     }
@@ -217,9 +222,21 @@ pub struct EncodedFrame {
     pub digests: Vec<BlockDigest>,
     /// The length of what the frame holds.
     pub raw_len: u32,
+    /// Whether an interrupted backup made it.
+    pub is_copy: bool,
 }
 
 impl EncodedFrame {
+    /// A frame that was proved and decoded where it lies, for another place.
+    pub(crate) fn copied(stored: &StoredFrame, digests: &[BlockDigest]) -> EncodedFrame {
+        EncodedFrame {
+            bytes: stored.bytes.to_vec(),
+            digests: digests.to_vec(),
+            raw_len: stored.frame.raw_len,
+            is_copy: true,
+        }
+    }
+
     /// Completes the header for the place that the frame gets.
     pub(crate) fn settle(&mut self, place: FramePlace) {
         if let Some((head, body)) = self.bytes.split_at_mut_checked(FRAME_HEADER_LEN) {
@@ -345,7 +362,7 @@ fn build(
     FrameHeader { stored_len, raw_len, kind, codec, digest }.write(&mut head);
     bytes.extend_from_slice(&head);
     bytes.extend_from_slice(body);
-    EncodedFrame { bytes, digests, raw_len }
+    EncodedFrame { bytes, digests, raw_len, is_copy: false }
 }
 
 /// Checks and decodes frames. One for each reading thread; no I/O.

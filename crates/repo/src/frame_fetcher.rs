@@ -50,7 +50,7 @@ struct Pack {
 pub struct StoredFrame {
     /// Where it came from.
     pub frame: FrameRef,
-    bytes: Bytes,
+    pub(crate) bytes: Bytes,
 }
 
 impl FrameFetcher {

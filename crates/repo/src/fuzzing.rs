@@ -5,6 +5,7 @@ use crate::block_map::{Root, decode_digests, decode_runs};
 use crate::bytes::Reader;
 use crate::digest::crc32c;
 use crate::frame::{FRAME_HEADER_LEN, FrameDecoder, FramePlace, FrameRef};
+use crate::journal::Journal;
 use crate::manifest::{PREAMBLE_LEN, Preamble, decode_line, encode_line};
 use crate::pack::{PACK_HEADER_LEN, PackHeader, PackTrailer, decode_index};
 use crate::wal_object::{self, WAL_HEADER_LEN, WalHeader};
@@ -85,6 +86,17 @@ pub fn pack(bytes: &[u8]) {
         frame[12..16].copy_from_slice(&crc.to_le_bytes());
         let raw_len = u32::from_le_bytes([frame[4], frame[5], frame[6], frame[7]]);
         answer(FrameDecoder::new(key(), 8192).decode(&frame, place, raw_len, &mut Vec::new()));
+    }
+}
+
+/// Journals of packs.
+pub fn journal(bytes: &[u8]) {
+    if let Ok(journal) = Journal::decode(bytes, 1, 1) {
+        for run in &journal.runs {
+            assert!((run.path as usize) < journal.paths.len());
+            let last = u64::from(run.position) + u64::from(run.count);
+            assert!(last * u64::from(journal.block_size) <= u64::from(run.frame.raw_len));
+        }
     }
 }
 

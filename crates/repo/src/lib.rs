@@ -23,14 +23,17 @@ mod frame_fetcher;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hold;
+mod journal;
 mod key;
 mod lease;
+mod leftovers;
 mod manifest;
 mod manifest_writer;
 mod map_leaves;
 mod map_writer;
 mod pack;
 mod pack_check;
+mod pack_set;
 mod parent_map;
 mod process_identity;
 mod removal;
@@ -55,8 +58,10 @@ pub use frame::{
 };
 pub use frame_fetcher::{FrameFetcher, StoredFrame};
 pub use hold::Hold;
+pub use journal::PlacedBlocks;
 pub use key::StanzaName;
 pub use lease::{Lease, LeaseInfo};
+pub use leftovers::{LeftBlock, Leftovers};
 pub use manifest::{
     BackupKind, BadPages, BadPagesOfFile, ExternalFile, FileEntry, FileKind, FileMeta, ManifestHeader,
     PackEntry, Tablespace, Totals, WalMode, WalNeeded,

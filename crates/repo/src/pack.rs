@@ -141,12 +141,7 @@ pub struct IndexEntry {
 
 /// Appends one entry; its offset follows from those before it.
 fn put_index_entry(out: &mut Vec<u8>, entry: &IndexEntry) {
-    out.push(match entry.kind {
-        FrameKind::Blocks => 1,
-        FrameKind::Map => 2,
-        FrameKind::Digests => 3,
-        FrameKind::Index => 4,
-    });
+    out.push(entry.kind.code());
     put_varint(out, u64::from(entry.frame.stored_len));
     put_varint(out, u64::from(entry.frame.raw_len));
 }

@@ -57,7 +57,7 @@ proptest! {
 
     #[test]
     fn broken_bytes_get_an_answer(
-        which: prop::sample::Index, all in prop::collection::vec(damage(), 0..6), decoder in 0..4_u8,
+        which: prop::sample::Index, all in prop::collection::vec(damage(), 0..6), decoder in 0..5_u8,
     ) {
         thread_local!(static SAMPLES: Vec<Vec<u8>> = samples());
         let mut bytes = SAMPLES.with(|samples| which.get(samples).clone());
@@ -80,6 +80,7 @@ proptest! {
             0 => fuzzing::block_map(&bytes),
             1 => fuzzing::manifest(&bytes),
             2 => fuzzing::pack(&bytes),
+            3 => fuzzing::journal(&bytes),
             _ => fuzzing::wal(&bytes),
         }
     }

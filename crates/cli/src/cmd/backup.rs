@@ -33,6 +33,7 @@ pub(super) fn backup(context: &Context, args: &BackupArgs) -> Result<u8> {
         checkpoint: settings.backup.checkpoint,
         annotations: args.annotate.iter().cloned().collect(),
         archive_timeout_seconds: settings.backup.archive_timeout_seconds,
+        pack_bytes: None,
         dry_run: args.dry_run,
     };
     let cancel = signal::cancel_on_signals()?;

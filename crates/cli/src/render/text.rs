@@ -101,6 +101,9 @@ pub(crate) fn backup(report: &BackupReport) -> String {
             format!("{}, {} unchanged", size(report.new_bytes), count(report.unchanged_files, "file")),
         );
     }
+    if report.reused_bytes > 0 {
+        fields.add("resumed", format!("{} that an interrupted backup had stored", size(report.reused_bytes)));
+    }
     fields.add("source", because(source(report.source), &report.source_reason));
     fields.add("WAL", because(wal(report.wal), &report.wal_reason));
     if let (Some(start), Some(stop), Some(timeline)) = (report.start_lsn, report.stop_lsn, report.timeline) {

@@ -100,6 +100,7 @@ fn a_backup_with_bad_pages_names_files_and_blocks() {
         changes_reason: "every block was compared".into(),
         read_bytes: 1_771_674_009,
         new_bytes: 23_756_800,
+        reused_bytes: 12_582_912,
         unchanged_files: 941,
         source: SourceKind::Local,
         source_reason: "the data directory is readable here".into(),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use pgkeep_format::Lsn;
-use pgkeep_repo::{BackupWriter, BlockDigest, BlockMapBuilder, FileEntry, FileMeta, FrameRef};
+use pgkeep_repo::{BackupWriter, BlockDigest, BlockMapBuilder, FileEntry, FileMeta, FrameRef, PlacedBlocks};
 
 use super::BadPages;
 use super::work::SourceFile;
@@ -38,6 +38,8 @@ pub struct Collected {
     pub read_bytes: u64,
     /// Bytes of the blocks that are stored by this backup; the others lie in packs of earlier ones or hold zeros.
     pub new_bytes: u64,
+    /// Those of them that an interrupted backup had stored.
+    pub reused_bytes: u64,
     /// Files that are exactly the parent's.
     pub unchanged_files: u64,
     /// Bad pages by file.
@@ -65,10 +67,17 @@ impl<'a> Collector<'a> {
     /// Takes over one piece of work; answers the bytes of files that it covered.
     pub fn accept(&mut self, processed: Processed) -> Result<u64> {
         let mut places = Vec::with_capacity(processed.frames.len());
-        for mut frame in processed.frames {
+        let mut contents = contents_of(&processed.stretches, processed.frames.len());
+        for (mut frame, blocks) in processed.frames.into_iter().zip(&mut contents) {
             let digests = std::mem::take(&mut frame.digests);
-            places.push((self.writer.append(frame)?, digests));
+            blocks.sort_unstable_by_key(|blocks| blocks.position);
+            if frame.is_copy {
+                let blocks: u64 = blocks.iter().map(|run| u64::from(run.count)).sum();
+                self.collected.reused_bytes += blocks * u64::from(self.block_size);
+            }
+            places.push((self.writer.append_blocks(frame, blocks)?, digests));
         }
+        drop(contents);
         let mut bytes = 0;
         for stretch in processed.stretches {
             bytes += stretch.read_bytes + stretch.skipped_bytes;
@@ -163,6 +172,23 @@ impl<'a> Collector<'a> {
         }
         Ok(self.collected)
     }
+}
+
+/// What lies in each frame, by the runs of the stretches.
+fn contents_of(stretches: &[ProcessedStretch], frames: usize) -> Vec<Vec<PlacedBlocks<'_>>> {
+    let mut contents: Vec<Vec<PlacedBlocks<'_>>> = vec![Vec::new(); frames];
+    for stretch in stretches {
+        for run in &stretch.runs {
+            if let Some((frame, position)) = run.place
+                && let Some(blocks) = contents.get_mut(frame)
+            {
+                let path = stretch.file.path.as_bytes();
+                let (first_block, count) = (run.first_block, run.count);
+                blocks.push(PlacedBlocks { path, first_block, count, position });
+            }
+        }
+    }
+    contents
 }
 
 impl Collected {

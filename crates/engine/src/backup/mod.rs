@@ -16,6 +16,7 @@ mod parent_files;
 mod plan;
 mod reading;
 mod request;
+mod reuse;
 mod rewrite;
 mod run;
 mod scattered;
@@ -77,6 +78,7 @@ pub fn backup(request: &BackupRequest, observer: &dyn Observer, cancel: &Cancel)
     });
     observer.event(Event::Note { text: format!("WAL: {} ({})", wal_text(plan.wal), plan.wal_reason) });
     if request.dry_run {
+        drop(reuse::leftovers(&stanza, &record, None, observer));
         return Ok(dry_report(&plan, &facts));
     }
     run::run(
@@ -89,6 +91,7 @@ pub fn backup(request: &BackupRequest, observer: &dyn Observer, cancel: &Cancel)
             rewrite: Arc::clone(&plan.rewrite),
             condemned: BTreeSet::new(),
             plan,
+            left: None,
             observer,
             cancel,
         },
@@ -193,6 +196,7 @@ fn dry_report(plan: &BackupPlan, facts: &ServerFacts) -> BackupReport {
         size_bytes: 0,
         read_bytes: 0,
         new_bytes: 0,
+        reused_bytes: 0,
         unchanged_files: 0,
         stored_bytes: 0,
         vanished_files: 0,

@@ -168,6 +168,7 @@ pub(super) mod tests {
             checkpoint: super::super::Checkpoint::Fast,
             annotations: Default::default(),
             archive_timeout_seconds: 1,
+            pack_bytes: None,
             dry_run: true,
         }
     }

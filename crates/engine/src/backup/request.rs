@@ -179,6 +179,8 @@ pub struct BackupRequest {
     pub annotations: BTreeMap<String, String>,
     /// Seconds to wait for the archiver before giving up.
     pub archive_timeout_seconds: u64,
+    /// Close packs at another size than 256 MiB. For tests: small clusters then fill many packs.
+    pub pack_bytes: Option<u64>,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -236,6 +238,8 @@ pub struct BackupReport {
     pub read_bytes: u64,
     /// Bytes of blocks that are new in the repository, before compression.
     pub new_bytes: u64,
+    /// Those of them that an interrupted backup had stored: they were compared and copied, not compressed again.
+    pub reused_bytes: u64,
     /// Files that are exactly the parent's.
     pub unchanged_files: u64,
     /// Bytes that this backup added to the repository.

@@ -1,7 +1,7 @@
 //! The run of a backup, from the first checkpoint to the manifest.
 //!
 //! Order: configuration files, slot for the WAL, start, copy, control file, stop, WAL, manifest. An error at any
-//! point removes what was written as far as possible; whatever remains is named by no manifest.
+//! point leaves at most packs that no manifest names, which the next backup may go on with.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use pgkeep_format::backup_label::BackupLabel;
 use pgkeep_format::{Lsn, TimelineId, WalSegmentName};
 use pgkeep_repo::{
-    BackupWriter, BadPagesOfFile, BlockEncoder, ClusterRecord, ExternalFile, LeaseInfo, ManifestHeader,
-    Stanza, WalArchive, WalNeeded,
+    BackupWriter, BadPagesOfFile, BlockEncoder, ClusterRecord, ExternalFile, LeaseInfo, Leftovers,
+    ManifestHeader, Stanza, WalArchive, WalNeeded,
 };
 use pgkeep_wire::{CancelHandle, Connection};
 
@@ -23,7 +23,7 @@ use super::server::{self, ServerFacts, StoppedBackup};
 use super::wal_receive::{PreparedReceiver, Received, RunningReceiver};
 use super::worker::{PageRule, RewrittenPacks, Worker};
 use super::{
-    BackupReport, BackupRequest, ChangesFrom, SourceKind, WalMode, confirm, external_config, wal_wait,
+    BackupReport, BackupRequest, ChangesFrom, SourceKind, WalMode, confirm, external_config, reuse, wal_wait,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
@@ -47,6 +47,8 @@ pub struct Run<'a> {
     pub rewrite: RewrittenPacks,
     /// Those of them that are about to be removed, to which it must not refer.
     pub condemned: BTreeSet<(u32, u32)>,
+    /// What interrupted backups left; looked for when the run begins.
+    pub left: Option<Arc<Leftovers>>,
     /// Is told.
     pub observer: &'a dyn Observer,
     /// May stop it.
@@ -58,6 +60,7 @@ struct Counts {
     vanished: u64,
     read_bytes: u64,
     new_bytes: u64,
+    reused_bytes: u64,
     unchanged_files: u64,
     changes: Option<(ChangesFrom, String)>,
 }
@@ -98,6 +101,8 @@ pub fn run(mut run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
     let condemned = run.stanza.condemned_packs(writer.id())?;
     run.condemned = condemned.iter().map(|pack| (pack.backup.epoch(), pack.number)).collect();
     run.rewrite = Arc::new(run.rewrite.union(&run.condemned).copied().collect());
+    run.request.pack_bytes.into_iter().for_each(|bytes| writer.set_pack_bytes(bytes));
+    run.left = reuse::leftovers(run.stanza, run.record, Some(writer.id()), run.observer);
     match run.fill(&mut session, &mut writer) {
         Ok((header, counts)) => {
             run.step(Step::Commit, None);
@@ -106,8 +111,17 @@ pub fn run(mut run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
             Ok(run.report(&header, &counts))
         }
         Err(error) => {
-            writer.abandon();
-            Err(error)
+            // On a full disk the room is worth more than the work.
+            if error.kind == ErrorKind::Space {
+                writer.abandon();
+                return Err(error);
+            }
+            let has_left = writer.leave();
+            Err(if has_left {
+                error.hint("the next backup goes on with what this one stored")
+            } else {
+                error
+            })
         }
     }
 }
@@ -143,6 +157,7 @@ impl Run<'_> {
                 return Err(receiver.and_then(RunningReceiver::abandon).unwrap_or(error));
             }
         };
+        self.left.iter().for_each(|left| reuse::tell_damaged(left, self.observer));
         let times = Times { start: start_time, stop: server::clock(session)? };
         copied.collected.judge_excused(copied.stopped.stop);
         if self.plan.source == SourceKind::Stream && !copied.collected.bad_pages.is_empty() {
@@ -175,6 +190,7 @@ impl Run<'_> {
             vanished: copied.vanished,
             read_bytes: copied.collected.read_bytes,
             new_bytes: copied.collected.new_bytes,
+            reused_bytes: copied.collected.reused_bytes,
             unchanged_files: copied.collected.unchanged_files,
             changes: copied.changes.clone(),
         };
@@ -270,7 +286,7 @@ impl Run<'_> {
             relation_segment_blocks: self.facts.relation_segment_blocks,
         };
         let encoder = BlockEncoder::new(self.request.compression, key, self.facts.block_size);
-        Worker::new(encoder, rule, Arc::clone(&self.rewrite))
+        Worker::new(encoder, rule, Arc::clone(&self.rewrite)).reusing(self.left.clone())
     }
 
     pub(super) fn label_text(&self, writer: &BackupWriter) -> String {
@@ -363,6 +379,7 @@ impl Run<'_> {
             size_bytes: header.totals.size_bytes,
             read_bytes: counts.read_bytes,
             new_bytes: counts.new_bytes,
+            reused_bytes: counts.reused_bytes,
             unchanged_files: counts.unchanged_files,
             stored_bytes: header.totals.stored_bytes,
             vanished_files: counts.vanished,

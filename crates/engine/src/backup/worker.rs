@@ -1,9 +1,10 @@
 //! One worker of a backup: reads a stretch, checks its pages, digests and compresses its blocks.
 //!
-//! With a parent, a block whose digest is the parent's is left where it is, and only the others go on.
+//! With a parent, a block whose digest is the parent's is left where it is, and only the others go on. Of those, the ones that
+//! an interrupted backup has stored already are taken over from there ([`super::reuse`]).
 //!
 //! The steps are fused so that a block is handled while it is in the cache. A worker owns its buffers and codec state; all
-//! it shares is the channels. Memory: one stretch, one frame and the codec per worker.
+//! it shares is the channels. Memory: one stretch, one frame and the codec per worker, and 4 MiB after an interruption.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
@@ -12,13 +13,17 @@ use std::time::Duration;
 
 use pgkeep_format::Lsn;
 use pgkeep_format::page::{PageVerdict, page_lsn, verify_page};
-use pgkeep_repo::{BlockDigest, BlockEncoder, EncodedFrame, ParentLeaf, Scatter};
+use pgkeep_repo::{BlockDigest, BlockEncoder, EncodedFrame, LeftBlock, Leftovers, ParentLeaf, Scatter};
 
+use super::reuse::{Held, Reuse};
 use super::work::{FRAME_BYTES, SourceFile, Stretch, Work};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a worker did is handed on when it holds that many plain bytes, so that compared work of many stretches stays small.
 const HAND_ON_BYTES: u64 = 1 << 20;
+/// The same while blocks wait for frames that an interrupted backup left: frames of a compared work hold blocks of many
+/// stretches.
+const HAND_ON_WAITING_BYTES: u64 = 4 << 20;
 /// A leaf of a block map is written anew when a restore of it would decompress more than this many times its own bytes:
 /// the time of a restore must not grow with the number of backups. See `docs/design/0010-fragmentation.md`.
 const MOST_DECODING: u64 = 8;
@@ -69,7 +74,7 @@ pub struct Suspect {
 pub struct ProcessedStretch {
     /// Which file.
     pub file: Arc<SourceFile>,
-    /// Its blocks, without those that stay where the parent has them.
+    /// Its blocks, in any order, without those that stay where the parent has them.
     pub runs: Vec<Run>,
     /// Pages whose checksum is wrong and whose position does not excuse it.
     pub bad: Vec<u32>,
@@ -104,7 +109,23 @@ impl Run {
     }
 }
 
+impl ProcessedStretch {
+    fn add(&mut self, block: u32, place: Option<(usize, u32)>) {
+        match self.runs.last_mut() {
+            Some(run) if run.is_followed_by(block, place) => run.count += 1,
+            _ => self.runs.push(Run { first_block: block, count: 1, place }),
+        }
+    }
+}
+
 impl Processed {
+    /// Gives a block that waited its place.
+    fn place(&mut self, held: &Held, place: (usize, u32)) {
+        if let Some(stretch) = self.stretches.get_mut(held.stretch) {
+            stretch.add(held.block, Some(place));
+        }
+    }
+
     fn raw_bytes(&self) -> u64 {
         self.frames.iter().map(|frame| u64::from(frame.raw_len)).sum()
     }
@@ -122,6 +143,8 @@ pub struct Worker {
     frame_digests: Vec<BlockDigest>,
     /// The leaf of a parent's map that was looked at last, and the file that it belongs to.
     leaf: Option<(u64, OldLeaf)>,
+    /// What interrupted backups left.
+    reuse: Option<Reuse>,
 }
 
 /// A leaf of the parent's map.
@@ -144,7 +167,15 @@ impl Worker {
             frame: Vec::with_capacity(FRAME_BYTES),
             frame_digests: Vec::new(),
             leaf: None,
+            reuse: None,
         }
+    }
+
+    /// Takes over what interrupted backups left.
+    #[must_use]
+    pub fn reusing(self, left: Option<Arc<Leftovers>>) -> Worker {
+        let reuse = left.map(|left| Reuse::new(left, self.rule.block_size));
+        Worker { reuse, ..self }
     }
 
     /// Handles one piece of work; `hand_on` takes what is ready, in one or several parts.
@@ -153,12 +184,14 @@ impl Worker {
         for stretch in work.stretches {
             let done = self.process_stretch(stretch, &mut processed)?;
             processed.stretches.push(done);
-            if processed.raw_bytes() >= HAND_ON_BYTES {
-                self.finish_frame(&mut processed);
+            let waiting = self.reuse.as_ref().map_or(0, Reuse::held_bytes) as u64;
+            let enough = if waiting == 0 { HAND_ON_BYTES } else { HAND_ON_WAITING_BYTES };
+            if processed.raw_bytes() + waiting >= enough {
+                self.finish_part(&mut processed);
                 hand_on(std::mem::take(&mut processed))?;
             }
         }
-        self.finish_frame(&mut processed);
+        self.finish_part(&mut processed);
         if processed.stretches.is_empty() { Ok(()) } else { hand_on(processed) }
     }
 
@@ -193,6 +226,10 @@ impl Worker {
         if self.rule.checksums && stretch.file.relation.is_some() {
             self.check_pages(&stretch.file, first_block, &mut buffer, read_bytes, &mut done)?;
         }
+        let left = match &self.reuse {
+            Some(reuse) => reuse.find(&stretch.file.path, first_block, buffer.len() / block_size),
+            None => Vec::new(),
+        };
         for (index, block) in buffer.chunks_exact(block_size).enumerate() {
             // A stretch is at most 1 MiB: its index fits.
             let number = first_block + index as u32;
@@ -201,11 +238,11 @@ impl Worker {
             if self.may_stay(&stretch.file, number, digest)? {
                 continue;
             }
-            let place = if is_zero { None } else { Some(self.put(block, digest, processed)) };
-            match done.runs.last_mut() {
-                Some(run) if run.is_followed_by(number, place) => run.count += 1,
-                _ => done.runs.push(Run { first_block: number, count: 1, place }),
+            if !is_zero && self.hold(&left, index, processed.stretches.len(), (number, digest, block)) {
+                continue;
             }
+            let place = if is_zero { None } else { Some(self.put(block, digest, processed)) };
+            done.add(number, place);
         }
         self.buffer = buffer;
         Ok(done)
@@ -233,6 +270,44 @@ impl Worker {
         }
         Ok(self.rewrite.is_empty()
             || old.leaf.pack_of(block).is_none_or(|pack| !self.rewrite.contains(&pack)))
+    }
+
+    /// Lets a block wait that an interrupted backup may have stored; `false` where none has.
+    fn hold(
+        &mut self,
+        left: &[Option<LeftBlock>],
+        index: usize,
+        stretch: usize,
+        (number, digest, block): (u32, BlockDigest, &[u8]),
+    ) -> bool {
+        match (&mut self.reuse, left.get(index)) {
+            (Some(reuse), Some(Some(left))) => {
+                reuse.hold(stretch, number, digest, *left, block);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends the open frame, and gives the blocks that wait their places.
+    fn finish_part(&mut self, processed: &mut Processed) {
+        let Some(mut reuse) = self.reuse.take_if(|reuse| reuse.held_bytes() > 0) else {
+            return self.finish_frame(processed);
+        };
+        let (taken, anew) = reuse.decide();
+        for held in anew {
+            let place = self.put(reuse.bytes(&held), held.digest, processed);
+            processed.place(&held, place);
+        }
+        reuse.clear();
+        self.reuse = Some(reuse);
+        // Places name frames by their number: the open one comes before those that are taken over.
+        self.finish_frame(processed);
+        for (frame, blocks) in taken {
+            let number = processed.frames.len();
+            processed.frames.push(frame);
+            blocks.iter().for_each(|held| processed.place(held, (number, held.position())));
+        }
     }
 
     /// Puts a block into the open frame; answers where.

@@ -99,6 +99,7 @@ pub fn backup_request(location: &Location, conninfo: &str, source: SourceChoice)
         checkpoint: Checkpoint::Fast,
         annotations: BTreeMap::new(),
         archive_timeout_seconds: 60,
+        pack_bytes: None,
         dry_run: false,
     }
 }
