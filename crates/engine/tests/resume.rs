@@ -23,6 +23,8 @@ use serde_json::Value;
 
 /// What the child is told: repository, connection, source, type, and where to stop.
 const CHILD: &str = "PGKEEP_TEST_RESUME";
+/// Small packs, so that some are finished when a backup is killed.
+const PACK_BYTES: u64 = 1 << 20;
 /// Kills in the ordinary suite; a hundred where `PGKEEP_LONG_TESTS` is 1.
 const KILLS: usize = 30;
 const LONG_KILLS: usize = 100;
@@ -85,7 +87,7 @@ fn child() {
         checkpoint: Checkpoint::Fast,
         annotations: BTreeMap::new(),
         archive_timeout_seconds: 60,
-        pack_bytes: Some(1 << 20),
+        pack_bytes: Some(PACK_BYTES),
         dry_run: false,
     };
     let cancel = Cancel::default();
@@ -219,11 +221,16 @@ fn what_a_killed_backup_stored_is_not_stored_again() {
         stopped(&site, &cluster, killed_source, "full", "die end Copy");
         let backup = take(&site, &cluster, source, "full");
         assert!(backup.said.contains("NOTE goes on with what backup 0"), "{}", backup.said);
-        // What was in the packs that were not finished is lost: a few MiB of each backup. Small files share frames with
-        // their neighbours, which are others in a stream.
+        // What was in the pack that was open, and in the one that was being made durable, is lost: how much that is of the
+        // cluster depends on how well it compresses. Small files share frames with their neighbours, which are others in
+        // a stream.
         let (reused, new) = (backup.number("reused_bytes"), backup.number("new_bytes"));
-        let least = if killed_source == source { 8 } else { 6 };
-        assert!(reused > new / 10 * least, "{reused} of {new} after {killed_source}, {source}");
+        let lost = 2 * PACK_BYTES * new / backup.number("stored_bytes");
+        let least = if killed_source == source { 9 } else { 7 };
+        assert!(
+            reused + lost > new / 10 * least && reused > new / 3,
+            "{reused} of {new}, {lost} may be lost, after {killed_source}, {source}"
+        );
         let journal = journal_bytes(&site, backup.id());
         println!("{source}: {reused} of {new} bytes reused; journals take {journal}");
         assert!(journal > 0 && journal < new / 1000, "{journal} bytes of journals for {new}");
