@@ -58,7 +58,9 @@ impl Reading<'_> {
             let leaf = map.leaf_of(block).map_err(|error| unusable(map.reader(), error.into()))?;
             let Some(leaf) = leaf else { break };
             let end = leaf.first_block + leaf.block_count();
-            if is_scattered(leaf.scatter()) && blocks.range(leaf.first_block..end).next().is_some() {
+            if is_scattered(leaf.scatter(), leaf.first_block)
+                && blocks.range(leaf.first_block..end).next().is_some()
+            {
                 blocks.extend(leaf.first_block..end);
             } else if given_up {
                 let lies_there =

@@ -26,7 +26,10 @@ const HAND_ON_BYTES: u64 = 1 << 20;
 const HAND_ON_WAITING_BYTES: u64 = 4 << 20;
 /// A leaf of a block map is written anew when a restore of it would decompress more than this many times its own bytes:
 /// the time of a restore must not grow with the number of backups. See `docs/design/0010-fragmentation.md`.
-const MOST_DECODING: u64 = 8;
+const LEAST_DECODING: u64 = 4;
+/// Leaves differ by up to this in what they bear, so that those of one table, which age alike, are not all written anew by
+/// one backup.
+const SPREAD: u64 = 5;
 /// So few frames are never too many: a small file shares its frame with its neighbours, which are restored with it.
 const FEW_FRAMES: u32 = 2;
 
@@ -260,7 +263,7 @@ impl Worker {
                 .leaf_of(block)
                 .map_err(|error| super::parent_files::unusable(map.reader(), error.into()))?;
             self.leaf = leaf.map(|leaf| {
-                let scattered = is_scattered(leaf.scatter());
+                let scattered = is_scattered(leaf.scatter(), leaf.first_block);
                 (file.number, OldLeaf { leaf, scattered })
             });
         }
@@ -373,9 +376,12 @@ impl Worker {
     }
 }
 
-/// Whether blocks lie in so many places that they are written anew, together.
-pub fn is_scattered(scatter: Scatter) -> bool {
-    scatter.frames > FEW_FRAMES && scatter.frame_bytes > MOST_DECODING * scatter.used_bytes
+/// Whether the blocks of a leaf, which begins with `first_block`, lie in so many places that they are written anew, together.
+pub fn is_scattered(scatter: Scatter, first_block: u32) -> bool {
+    // Any number will do that differs between neighbours and stays the same from backup to backup.
+    let own = (u64::from(first_block) / 256).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    let most = LEAST_DECODING + own % SPREAD;
+    scatter.frames > FEW_FRAMES && scatter.frame_bytes > most * scatter.used_bytes
 }
 
 fn is_sound(page: &[u8], block: u32) -> bool {
@@ -509,6 +515,21 @@ mod tests {
         let done = process(worker(500), vec![stretch("base/5/16384", bytes)]);
         assert_eq!(done.stretches[0].bad, [1]);
         assert_eq!(done.stretches[0].excused, [Suspect { block: 3, lsn: Lsn(900) }]);
+    }
+
+    #[test]
+    fn leaves_of_one_table_become_too_scattered_at_different_times() {
+        let scatter = |frames: u32| Scatter {
+            frames,
+            frame_bytes: u64::from(frames) * FRAME_BYTES as u64,
+            used_bytes: 256 * BLOCK as u64,
+        };
+        let when: std::collections::BTreeSet<u32> = (0..64)
+            .map(|leaf| (1..200).find(|frames| is_scattered(scatter(*frames), leaf * 256)).unwrap())
+            .collect();
+        assert_eq!(when.into_iter().collect::<Vec<_>>(), [65, 81, 97, 113, 129]);
+        // A small file in one frame with its neighbours.
+        assert!(!is_scattered(Scatter { frames: 1, frame_bytes: 131_072, used_bytes: 8192 }, 0));
     }
 
     #[test]
