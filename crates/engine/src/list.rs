@@ -33,7 +33,7 @@ const POSTGRES_EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 pub struct BackupSummary {
     /// Its name.
     pub id: String,
-    /// "full", for now.
+    /// `full`, `diff` or `incr`; `unknown` where the manifest cannot be read.
     #[serde(rename = "type")]
     pub kind: String,
     /// RFC 3339 UTC.
