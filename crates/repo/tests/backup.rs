@@ -137,8 +137,11 @@ fn backups_that_begin_at_once_have_different_epochs() {
         let threads: Vec<_> = (0..6).map(begin).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
+    // A writer that sees a larger epoch than its own claims once more, so that epochs are in the order of their claims: some
+    // may be skipped.
     epochs.sort();
-    assert_eq!(epochs, [1, 2, 3, 4, 5, 6]);
+    epochs.dedup();
+    assert_eq!(epochs.len(), 6, "{epochs:?}");
     assert_eq!(stanza.backups().unwrap().len(), 6);
 }
 

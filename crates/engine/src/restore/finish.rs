@@ -58,14 +58,16 @@ pub fn finish(plan: &RestorePlan, request: &RestoreRequest, control_file: (Vec<u
 fn put(plan: &RestorePlan, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
     let path = plan.layout.data_directory.join(name);
     let mode = if plan.reader.header().directory_mode & 0o070 != 0 { mode | 0o040 } else { mode };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&path)
-        .map_err(|error| cannot_write(&path, &error))?;
-    file.write_all(bytes).map_err(|error| cannot_write(&path, &error))?;
+    // What is there under that name goes, and is not written through: it may be a link.
+    let replace = || -> io::Result<()> {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?;
+        file.write_all(bytes)
+    };
+    replace().map_err(|error| cannot_write(&path, &error))?;
     give_away(&path, plan.destination.owner)
 }
 
