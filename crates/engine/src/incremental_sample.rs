@@ -4,7 +4,8 @@
 //! Blocks are read first, and the WAL is asked afterwards: WAL is written before the page that it changes, so whatever was
 //! read is explained by the WAL up to then. A block that differs in more than hints and that no WAL names is a reason to
 //! distrust every backup that relied on WAL since: it is told, kept as a report, and the next backup reads and compares
-//! everything (`distrust`). Nothing else is changed. Killed at any point, nothing was learnt.
+//! everything (`distrust`). A backup notes in its manifest which alarms it knew before it read anything; a parent that does not
+//! know of one is not trusted, also where it was running when the alarm was given. Killed at any point, nothing was learnt.
 
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
@@ -26,8 +27,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cancel;
 use crate::wal::push::newest_record;
 
-/// The verb under which reports of samples are kept.
+/// The verb under which reports of samples are kept that found nothing.
 const VERB: &str = "sample";
+/// The verb of those that found something.
+const ALARM: &str = "sample-alarm";
 /// Differing blocks that are remembered until the WAL is asked; of the rest of the sample nothing is said.
 const MOST_DIFFERENT: usize = 1 << 20;
 /// Blocks that are named in the report.
@@ -129,33 +132,26 @@ pub fn sample(
             .caused_by(&error)
             .hint("report this")
     })?;
-    stanza.put_report(report.at, VERB, json)?;
+    stanza.put_report(report.at, if report.unexplained > 0 { ALARM } else { VERB }, json)?;
     Ok(Ok(report))
 }
 
-/// Why what WAL says about changes since that backup is not to be relied upon; none where nothing is known against it.
+/// The names of all reports of samples that found something.
+///
+/// A backup asks before it reads anything, and keeps the answer: what it read after that answers these alarms and no others.
+/// No clock is asked, since the sample and the backups may be those of different machines.
 ///
 /// # Errors
-/// When the reports cannot be read.
-pub fn distrust(stanza: &Stanza, parent: &ManifestHeader) -> Result<Option<String>> {
-    for name in stanza.reports()?.into_iter().rev().filter(|name| name.as_str().contains("-sample-")) {
-        let report: SampleReport = serde_json::from_slice(&stanza.report(&name)?).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, format!("the report `{}` cannot be read", name.as_str()))
-                .caused_by(&error)
-                .hint("take a backup that compares everything, `--changes compare`, and remove the report")
-        })?;
-        // Reports sort by time: what is older than the parent is answered by it.
-        if report.at < parent.stop_time {
-            break;
-        }
-        if report.unexplained > 0 {
-            return Ok(Some(format!(
-                "a sample at {} found {} changed blocks that no WAL names",
-                report.at, report.unexplained
-            )));
-        }
-    }
-    Ok(None)
+/// When the storage fails.
+pub fn alarms(stanza: &Stanza) -> Result<Vec<String>> {
+    let alarms = stanza.reports()?.into_iter().filter(|name| name.verb() == Some(ALARM));
+    Ok(alarms.map(|name| name.as_str().to_owned()).collect())
+}
+
+/// Why what WAL says about changes since that backup is not to be relied upon; none where every alarm is answered by it.
+pub fn distrust(alarms: &[String], parent: &ManifestHeader) -> Option<String> {
+    let alarm = alarms.iter().rev().find(|alarm| !parent.answered_alarms.contains(alarm))?;
+    Some(format!("a sample found changed blocks that no WAL names, see the report `{alarm}`"))
 }
 
 /// Reads a random sample; what differs is handed back.
@@ -321,7 +317,24 @@ impl Chance {
 
 #[cfg(test)]
 mod tests {
-    use super::Chance;
+    use pgkeep_repo::ManifestHeader;
+
+    use super::{Chance, distrust};
+
+    /// Also one that was running when the alarm was given, whatever the clocks say.
+    #[test]
+    fn a_backup_is_trusted_that_knew_every_alarm_before_it_read() {
+        let alarms = ["b".to_owned(), "a".to_owned()];
+        let knew = |names: &[&str]| ManifestHeader {
+            answered_alarms: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..ManifestHeader::default()
+        };
+        assert_eq!(distrust(&[], &knew(&[])), None);
+        assert_eq!(distrust(&alarms, &knew(&["a", "b", "removed since"])), None);
+        for header in [knew(&[]), knew(&["a"]), knew(&["b"])] {
+            assert!(distrust(&alarms, &header).is_some(), "{:?}", header.answered_alarms);
+        }
+    }
 
     #[test]
     fn a_sample_is_about_as_large_as_asked() {

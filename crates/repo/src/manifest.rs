@@ -207,6 +207,10 @@ pub struct ManifestHeader {
     /// Pages with wrong checksums in the cluster.
     #[serde(default)]
     pub bad_pages: BadPages,
+    /// Reports of changes that no WAL named, which were there before anything was read: this backup has what they tell of,
+    /// because it, or the backup that it trusts, read every block after them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answered_alarms: Vec<String>,
     /// Permission bits of the data directory: 0700 or 0750.
     pub directory_mode: u32,
     /// The setting `timezone` of the server.
@@ -257,6 +261,7 @@ impl Default for ManifestHeader {
             wal: WalNeeded::default(),
             wal_tail: Vec::new(),
             bad_pages: BadPages::default(),
+            answered_alarms: Vec::new(),
             directory_mode: 0o700,
             server_timezone: None,
             totals: Totals::default(),

@@ -1,4 +1,6 @@
 //! Reports of what was done, kept as `<stanza>/report/<time>-<verb>-<random>.json` so that any machine can show them.
+//! Names carry microseconds, so that those which one machine writes sort by time; nothing that matters may rest upon that
+//! order all the same, for machines' clocks differ.
 //!
 //! Written once, like everything; nothing depends on them, and one that is missing is no damage.
 
@@ -13,7 +15,11 @@ use crate::{RepoError, key};
 /// The longest report that is read.
 const MAX_REPORT: u64 = 256 << 20;
 
-/// The name of a stored report: `<YYYYMMDDTHHMMSSZ>-<verb>-<random>.json`. Names sort by time.
+/// How times are written in names; a reader takes whole seconds too.
+const TIME: &str = "%Y%m%dT%H%M%S.%6f";
+const TIME_OR_SECONDS: &str = "%Y%m%dT%H%M%S%.f";
+
+/// The name of a stored report: `<YYYYMMDDTHHMMSS.ffffffZ>-<verb>-<random>.json`. Names sort by time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReportName(String);
 
@@ -23,6 +29,20 @@ impl ReportName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// When it was written, by the clock of the machine that wrote it; none for a name that pgkeep did not give.
+    #[must_use]
+    pub fn time(&self) -> Option<Timestamp> {
+        let time = self.0.split_once('-')?.0.strip_suffix('Z')?;
+        let time = jiff::civil::DateTime::strptime(TIME_OR_SECONDS, time).ok()?;
+        Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    }
+
+    /// What was done; none for a name that pgkeep did not give.
+    #[must_use]
+    pub fn verb(&self) -> Option<&str> {
+        Some(self.0.split_once('-')?.1.rsplit_once('-')?.0)
+    }
 }
 
 impl Stanza {
@@ -31,8 +51,8 @@ impl Stanza {
     /// # Errors
     /// [`RepoError::Unrepresentable`] where the verb is not plain letters, or when the storage fails.
     pub fn put_report(&self, now: Timestamp, verb: &str, json: Vec<u8>) -> Result<ReportName> {
-        let time = now.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ");
-        let name = format!("{time}-{verb}-{}.json", to_hex(&random::<4>()?));
+        let time = now.to_zoned(TimeZone::UTC).strftime(TIME);
+        let name = format!("{time}Z-{verb}-{}.json", to_hex(&random::<4>()?));
         if !key::is_valid_part(&name) {
             return Err(RepoError::unrepresentable(format!("a report of `{verb}`")));
         }

@@ -139,4 +139,13 @@ fn reports_are_kept_in_order() {
     assert_eq!(stanza.reports().unwrap(), [first.clone(), second]);
     assert_eq!(stanza.report(&first).unwrap(), b"{}");
     assert!(stanza.put_report(now(), "../x", Vec::new()).is_err());
+    assert_eq!((first.time(), first.verb()), (Some(now()), Some("backup")));
+    // Within one second too, whatever the random part of their names.
+    let micros = |n| now() + jiff::SignedDuration::from_micros(n);
+    let quick: Vec<_> =
+        (10..30).map(|n| stanza.put_report(micros(n), "sample-alarm", Vec::new()).unwrap()).collect();
+    let kept: Vec<_> =
+        stanza.reports().unwrap().into_iter().filter(|name| name.verb() == Some("sample-alarm")).collect();
+    assert_eq!(kept, quick);
+    assert_eq!(quick[0].time(), Some(micros(10)));
 }

@@ -119,7 +119,7 @@ impl Run<'_> {
         let shape = self.facts.shape();
         let pg_wal = directory.join("pg_wal");
         let timeline = server::timeline(session)?;
-        let answer = match (comparable(header, &shape), distrust(self.stanza, header)?) {
+        let answer = match (comparable(header, &shape), distrust(&self.alarms, header)) {
             (Err(reason), _) => Err(reason.to_string()),
             (Ok(()), Some(reason)) => Err(reason),
             (Ok(()), None) => from_wal(&WalRequest {

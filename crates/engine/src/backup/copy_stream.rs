@@ -87,7 +87,7 @@ impl Run<'_> {
         if let Err(why) = comparable(header, &self.facts.shape()) {
             return all(everything(why));
         }
-        if let Some(why) = distrust(self.stanza, header)? {
+        if let Some(why) = distrust(&self.alarms, header) {
             return all(everything(why));
         }
         if header.packs.iter().any(|pack| self.condemned.contains(&(pack.epoch, pack.number))) {

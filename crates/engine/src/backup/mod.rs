@@ -90,6 +90,7 @@ pub fn backup(request: &BackupRequest, observer: &dyn Observer, cancel: &Cancel)
             facts,
             rewrite: Arc::clone(&plan.rewrite),
             condemned: BTreeSet::new(),
+            alarms: Vec::new(),
             plan,
             left: None,
             observer,

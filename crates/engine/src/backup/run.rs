@@ -27,6 +27,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
+use crate::incremental_sample::alarms;
 use crate::wal::{put_history, wal_tail_object};
 
 /// All that a run works with.
@@ -47,6 +48,8 @@ pub struct Run<'a> {
     pub rewrite: RewrittenPacks,
     /// Those of them that are about to be removed, to which it must not refer.
     pub condemned: BTreeSet<(u32, u32)>,
+    /// Reports of changes that no WAL named; looked for when the run begins.
+    pub alarms: Vec<String>,
     /// What interrupted backups left; looked for when the run begins.
     pub left: Option<Arc<Leftovers>>,
     /// Is told.
@@ -101,6 +104,7 @@ pub fn run(mut run: Run<'_>, mut session: Connection) -> Result<BackupReport> {
     let condemned = run.stanza.condemned_packs(writer.id())?;
     run.condemned = condemned.iter().map(|pack| (pack.backup.epoch(), pack.number)).collect();
     run.rewrite = Arc::new(run.rewrite.union(&run.condemned).copied().collect());
+    run.alarms = alarms(run.stanza)?;
     run.request.pack_bytes.into_iter().for_each(|bytes| writer.set_pack_bytes(bytes));
     run.left = reuse::leftovers(run.stanza, run.record, Some(writer.id()), run.observer);
     match run.fill(&mut session, &mut writer) {
@@ -352,6 +356,7 @@ impl Run<'_> {
                     .map(|bad| BadPagesOfFile { path: bad.path, blocks: bad.blocks })
                     .collect(),
             },
+            answered_alarms: self.alarms.clone(),
             directory_mode: copied.directory_mode,
             server_timezone: Some(facts.time_zone.clone()),
             ..ManifestHeader::default()

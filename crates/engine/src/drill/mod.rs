@@ -228,7 +228,7 @@ pub(crate) fn last_drill(stanza: &Stanza, backup: BackupId) -> Result<Option<Las
         time_to_first_query_seconds: Option<f64>,
     }
     let mut names = stanza.reports()?;
-    names.retain(|name| name.as_str().contains(&format!("Z-{VERB}-")));
+    names.retain(|name| name.verb() == Some(VERB));
     names.sort();
     for name in names.iter().rev().take(DRILLS_LOOKED_AT) {
         // One that cannot be read tells nothing; the one before may.

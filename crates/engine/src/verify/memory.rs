@@ -273,10 +273,7 @@ fn same_place(one: &Damage, other: &Damage) -> bool {
 
 /// When a report of `verify` was finished; none for other reports.
 fn time_of(name: &ReportName) -> Option<Timestamp> {
-    let (time, rest) = name.as_str().split_once('-')?;
-    rest.strip_prefix(VERB)?.strip_prefix('-')?;
-    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", time).ok()?;
-    Some(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+    name.time().filter(|_| name.verb() == Some(VERB))
 }
 
 /// Damage that is known without reading a byte of the backups.
