@@ -10,6 +10,7 @@
     deny(clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::unwrap_used, clippy::panic)
 )]
 
+pub mod archive;
 pub mod backup_label;
 pub mod control_file;
 pub mod exclude;
