@@ -86,8 +86,36 @@ pub struct TocEntry {
     pub relkind: u8,
     /// The role that owns it, not quoted.
     pub owner: Option<Text>,
+    /// A table `WITH OIDS` of PostgreSQL 11 or older. Never written.
+    pub with_oids: bool,
     /// What must be restored before; may name entries that are not in the archive.
     pub dependencies: Vec<DumpId>,
     /// Where its data lies.
     pub data: DataLocation,
+}
+
+impl TocEntry {
+    /// An entry with a name and nothing else.
+    #[must_use]
+    pub fn new(dump_id: DumpId, desc: impl Into<Text>, tag: impl Into<Text>, section: Section) -> TocEntry {
+        TocEntry {
+            dump_id,
+            had_dumper: false,
+            catalog_id: CatalogId::default(),
+            tag: tag.into(),
+            desc: desc.into(),
+            section,
+            definition: None,
+            drop_statement: None,
+            copy_statement: None,
+            namespace: None,
+            tablespace: None,
+            table_access_method: None,
+            relkind: 0,
+            owner: None,
+            with_oids: false,
+            dependencies: Vec::new(),
+            data: DataLocation::None,
+        }
+    }
 }

@@ -1,0 +1,191 @@
+//! Compressed streams as archives hold them, as readers and writers.
+//!
+//! Custom archives hold zlib streams where directories hold gzip files; LZ4 and Zstandard are frames in both. A reader
+//! takes several streams one after the other as one, which stock's reader does not do everywhere: see the rules for
+//! joining in [`Framing`].
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+
+use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
+use lz4_flex::frame::FrameDecoder;
+use pgkeep_format::archive::Compression;
+
+/// What compressed bytes lie in. It decides how gzip is meant.
+///
+/// Pieces that were compressed apart may be joined so that stock's `pg_restore` 18 reads them as one:
+///
+/// | codec | [`Framing::Chunks`] | [`Framing::File`] |
+/// |---|---|---|
+/// | gzip | one zlib stream only: raw deflate pieces, each ended by a full flush, between one header and one checksum | members |
+/// | zstd | frames, each ending where a chunk ends | frames |
+/// | lz4 | frames | frames |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Chunks of a custom archive: zlib streams.
+    Chunks,
+    /// A file of a directory: gzip members.
+    File,
+}
+
+/// A reader of what `compressed` holds.
+///
+/// # Errors
+/// When a decompressor cannot be made.
+pub fn reader<'a>(
+    compressed: impl BufRead + 'a,
+    compression: Compression,
+    framing: Framing,
+) -> io::Result<Box<dyn Read + 'a>> {
+    Ok(match (compression, framing) {
+        (Compression::None, _) => Box::new(compressed),
+        (Compression::Gzip, Framing::File) => Box::new(MultiGzDecoder::new(compressed)),
+        (Compression::Gzip, Framing::Chunks) => Box::new(ZlibStreams::new(compressed)),
+        (Compression::Lz4, _) => Box::new(Lz4Frames { decoder: FrameDecoder::new(compressed) }),
+        (Compression::Zstd, _) => Box::new(zstd::stream::read::Decoder::with_buffer(compressed)?),
+    })
+}
+
+/// A reader of a source that is not buffered.
+///
+/// # Errors
+/// When a decompressor cannot be made.
+pub fn buffered_reader<'a>(
+    compressed: impl Read + 'a,
+    compression: Compression,
+    framing: Framing,
+) -> io::Result<Box<dyn Read + 'a>> {
+    reader(BufReader::with_capacity(64 << 10, compressed), compression, framing)
+}
+
+/// zlib streams, one after the other.
+struct ZlibStreams<R> {
+    decoder: Option<ZlibDecoder<R>>,
+}
+
+impl<R: BufRead> ZlibStreams<R> {
+    fn new(compressed: R) -> ZlibStreams<R> {
+        ZlibStreams { decoder: Some(ZlibDecoder::new(compressed)) }
+    }
+}
+
+impl<R: BufRead> Read for ZlibStreams<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(decoder) = &mut self.decoder {
+            // No chunk at all is an empty table as well.
+            if decoder.total_in() == 0 && decoder.get_mut().fill_buf()?.is_empty() {
+                self.decoder = None;
+                break;
+            }
+            let read = decoder.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            self.decoder = self.decoder.take().map(|ended| ZlibDecoder::new(ended.into_inner()));
+        }
+        Ok(0)
+    }
+}
+
+/// LZ4 frames, one after the other.
+struct Lz4Frames<R: Read> {
+    decoder: FrameDecoder<R>,
+}
+
+impl<R: BufRead> Read for Lz4Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.decoder.read(buffer)?;
+            if read > 0 || buffer.is_empty() || self.decoder.get_mut().fill_buf()?.is_empty() {
+                return Ok(read);
+            }
+        }
+    }
+}
+
+/// A writer that compresses into `sink` as one stream; [`Compressor::finish`] ends it.
+pub enum Compressor<W: Write> {
+    /// Bytes as they are.
+    None(W),
+    /// A zlib stream.
+    Zlib(flate2::write::ZlibEncoder<W>),
+    /// A gzip member.
+    Gzip(flate2::write::GzEncoder<W>),
+    /// An LZ4 frame.
+    Lz4(Box<lz4_flex::frame::FrameEncoder<W>>),
+    /// A Zstandard frame.
+    Zstd(zstd::stream::write::Encoder<'static, W>),
+}
+
+impl<W: Write> std::fmt::Debug for Compressor<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Compressor")
+    }
+}
+
+impl<W: Write> Compressor<W> {
+    /// A compressor; `level` none is the codec's default. LZ4 has no levels here.
+    ///
+    /// # Errors
+    /// When the codec refuses the level.
+    pub fn new(
+        sink: W,
+        compression: Compression,
+        level: Option<i32>,
+        framing: Framing,
+    ) -> io::Result<Compressor<W>> {
+        let zlib_level = || match level.and_then(|level| u32::try_from(level).ok()) {
+            Some(level) => flate2::Compression::new(level.min(9)),
+            None => flate2::Compression::default(),
+        };
+        Ok(match (compression, framing) {
+            (Compression::None, _) => Compressor::None(sink),
+            (Compression::Gzip, Framing::Chunks) => {
+                Compressor::Zlib(flate2::write::ZlibEncoder::new(sink, zlib_level()))
+            }
+            (Compression::Gzip, Framing::File) => {
+                Compressor::Gzip(flate2::write::GzEncoder::new(sink, zlib_level()))
+            }
+            (Compression::Lz4, _) => Compressor::Lz4(Box::new(lz4_flex::frame::FrameEncoder::new(sink))),
+            (Compression::Zstd, _) => Compressor::Zstd(zstd::stream::write::Encoder::new(
+                sink,
+                level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL),
+            )?),
+        })
+    }
+
+    /// Ends the stream and gives the sink back.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn finish(self) -> io::Result<W> {
+        match self {
+            Compressor::None(sink) => Ok(sink),
+            Compressor::Zlib(encoder) => encoder.finish(),
+            Compressor::Gzip(encoder) => encoder.finish(),
+            Compressor::Lz4(encoder) => encoder.finish().map_err(io::Error::other),
+            Compressor::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+impl<W: Write> Write for Compressor<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Compressor::None(sink) => sink.write(bytes),
+            Compressor::Zlib(encoder) => encoder.write(bytes),
+            Compressor::Gzip(encoder) => encoder.write(bytes),
+            Compressor::Lz4(encoder) => encoder.write(bytes),
+            Compressor::Zstd(encoder) => encoder.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Compressor::None(sink) => sink.flush(),
+            Compressor::Zlib(encoder) => encoder.flush(),
+            Compressor::Gzip(encoder) => encoder.flush(),
+            Compressor::Lz4(encoder) => encoder.flush(),
+            Compressor::Zstd(encoder) => encoder.flush(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Restoring archives: as a script, or into a server.
