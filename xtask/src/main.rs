@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod compare_dump;
 mod demo;
 mod fuzz;
 mod servers;
@@ -32,6 +33,8 @@ enum Chore {
     Demo(demo::Options),
     /// Measure backup, restore and WAL push against pg_basebackup and pgBackRest
     Bench(bench::Options),
+    /// Compare our dump's entries with those of stock pg_dump
+    CompareDump(compare_dump::Options),
     /// Feed every parser with hostile bytes for a while
     Fuzz(fuzz::Options),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Chore::Test(options) => test::run(&options),
         Chore::Demo(options) => demo::run(&options),
         Chore::Bench(options) => bench::run(&options),
+        Chore::CompareDump(options) => compare_dump::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),
     };
     match result {

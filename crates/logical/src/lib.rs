@@ -5,5 +5,6 @@
 //! Nothing here prints, reads the environment, or knows of repositories.
 
 pub mod compress;
+pub mod dump;
 pub mod quote;
 pub mod restore;

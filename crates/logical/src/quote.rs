@@ -234,7 +234,8 @@ pub fn qualified(schema: Option<&[u8]>, name: &[u8]) -> Vec<u8> {
     out
 }
 
-fn is_plain(name: &[u8]) -> bool {
+/// Whether a name is an SQL identifier without quotes.
+pub(crate) fn is_plain(name: &[u8]) -> bool {
     let starts_well = name.first().is_some_and(|byte| byte.is_ascii_lowercase() || *byte == b'_');
     starts_well
         && name.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_')

@@ -99,6 +99,15 @@ impl Rows {
         self.iter().next()
     }
 
+    /// The bytes of a field by the numbers of its row and column, `None` when it is NULL or not there.
+    pub fn field(&self, row: usize, column: usize) -> Option<&[u8]> {
+        if column >= self.columns.len() {
+            return None;
+        }
+        let (start, length) = (*self.fields.get(row * self.columns.len() + column)?)?;
+        self.data.get(start..start + length)
+    }
+
     /// The one row that must be there.
     pub fn one(&self) -> Result<Row<'_>, WireError> {
         match self.rows {

@@ -1,0 +1,52 @@
+//! Large objects: that they exist, and what they hold.
+
+use pgkeep_format::archive::{CatalogId, Section};
+
+use super::{DataSource, Definer, Draft};
+use crate::dump::error::Result;
+use crate::dump::model::{Id, Kind, Parts, catalog};
+
+impl Definer<'_> {
+    pub(super) fn large_objects(&mut self, id: Id) -> Result<()> {
+        let Kind::LargeObjects { oids } = &self.model.get(id).kind else { return Ok(()) };
+        let oids = oids.clone();
+        if self.wants(id, Parts::DEFINITION) {
+            // Restorers make commands of the OIDs.
+            let draft = Draft {
+                definition: Some(oids.iter().map(|oid| format!("{oid}\n")).collect()),
+                drop: Some("-- dummy".to_owned()),
+                section: Some(Section::Data),
+                ..self.draft(id, "BLOB METADATA")
+            };
+            self.add(draft);
+        }
+        // Comments and privileges of large objects go with the data.
+        if self.wants(id, Parts::COMMENT) && self.options.data {
+            for oid in &oids {
+                let on = CatalogId { table_oid: catalog::LARGE_OBJECT, oid: *oid };
+                self.comment_on(id, "LARGE OBJECT", &oid.to_string(), on, id);
+            }
+        }
+        if let (Some(first), Some(last)) = (oids.first(), oids.last()) {
+            let tag = (oids.len() > 1).then(|| format!("LARGE OBJECTS {first}..{last}"));
+            self.privileges_with_tag(id, "LARGE OBJECT", &first.to_string(), tag)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn large_object_data(&mut self, id: Id, metadata: Id) {
+        if !self.wants(id, Parts::DATA) {
+            return;
+        }
+        let object = self.model.get(metadata);
+        let Kind::LargeObjects { oids } = &object.kind else { return };
+        let draft = Draft {
+            section: Some(Section::Data),
+            owner: Some(object.owner.clone()),
+            dependencies: self.model.get(id).dependencies.clone(),
+            data: Some(DataSource::LargeObjects(oids.clone())),
+            ..self.draft(id, "BLOBS")
+        };
+        self.add(draft);
+    }
+}

@@ -1,0 +1,105 @@
+//! Dumping a database: its objects in an order in which they can be made again, as entries of an archive, and its rows.
+//!
+//! A native `pg_dump`: it reads catalogs of servers from 13 on in one snapshot, and what it makes of them is stock 18's to
+//! the letter (compared by `cargo xtask compare-dump`). The steps: a [session](session) in a snapshot, [patterns] to OIDs,
+//! [collection](collect) of every object of every class, their [order], and their [definitions](define). What comes out
+//! is a table of contents and the means to fetch the data of each entry; writers of the formats take it from there.
+//!
+//! Invariants:
+//! - An object that was asked for and cannot be written is an error that names it, never left out in silence.
+//! - Catalogs are read by class, not by object: the number of queries does not grow with the database, but with the number
+//!   of tables and large objects that hold data.
+
+mod collect;
+mod define;
+mod error;
+mod model;
+mod options;
+mod order;
+mod patterns;
+mod privileges;
+mod rows;
+mod session;
+mod sql;
+pub mod write;
+
+use std::collections::HashMap;
+use std::io::Write;
+
+use pgkeep_format::archive::{DumpId, TocEntry};
+use pgkeep_wire::ConnInfo;
+
+pub use error::{DumpError, Result};
+pub use options::{DumpOptions, Patterns, RowFormat, SessionOptions};
+pub use session::TOOL_VERSION;
+
+use collect::Collector;
+use define::DataSource;
+use session::Session;
+
+/// A dump whose table of contents is known and whose data can be fetched, in its snapshot.
+#[derive(Debug)]
+pub struct Dump {
+    session: Session,
+    entries: Vec<TocEntry>,
+    data: HashMap<DumpId, DataSource>,
+    rows: RowFormat,
+    warnings: Vec<String>,
+}
+
+impl Dump {
+    /// Connects, takes a snapshot, and reads the catalogs.
+    pub fn start(conninfo: &ConnInfo, options: &DumpOptions) -> Result<Dump> {
+        let mut session = Session::start(conninfo, options)?;
+        let selection = patterns::select(&mut session, options)?;
+        let mut collected = Collector::run(&mut session, options, &selection)?;
+        let mut warnings = std::mem::take(&mut collected.warnings);
+        let order = order::order(&mut collected.model, &mut warnings)?;
+        let entries = define::define(&mut session, options, &mut collected, &order)?;
+        Ok(Dump { session, entries: entries.list, data: entries.data, rows: options.rows, warnings })
+    }
+
+    /// The table of contents, in order. No entry says yet where its data lies.
+    pub fn entries(&self) -> &[TocEntry] {
+        &self.entries
+    }
+
+    /// The name of the database.
+    pub fn database(&self) -> &str {
+        &self.session.database
+    }
+
+    /// The server's version in words, as archives have it.
+    pub fn server_version(&self) -> &str {
+        &self.session.version_text
+    }
+
+    /// What the user should know. Lines after the first begin with `detail:` or `hint:`.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// The large objects of an entry; `None` when it holds rows, or nothing.
+    pub fn large_objects(&self, id: DumpId) -> Option<&[u32]> {
+        match self.data.get(&id)? {
+            DataSource::LargeObjects(oids) => Some(oids),
+            _ => None,
+        }
+    }
+
+    /// Writes the rows of an entry as they stand in an archive, end mark included.
+    pub fn write_rows(&mut self, id: DumpId, out: &mut dyn Write) -> Result<()> {
+        match self.data.get(&id) {
+            Some(DataSource::Copy { command, table, foreign }) => {
+                rows::copy(&mut self.session, command, table, *foreign, out)
+            }
+            Some(DataSource::Inserts(source)) => rows::inserts(&mut self.session, source, self.rows, out),
+            Some(DataSource::LargeObjects(_)) | None => Ok(()),
+        }
+    }
+
+    /// Writes the contents of a large object.
+    pub fn write_large_object(&mut self, oid: u32, out: &mut dyn Write) -> Result<()> {
+        rows::large_object(&mut self.session, oid, out)
+    }
+}

@@ -1,0 +1,203 @@
+//! The session that a dump reads with: one snapshot, and settings under which texts come out the same everywhere.
+//!
+//! The order of the settings and why each is there: stock 18's `setup_connection`. `search_path` is empty all the time
+//! (but while patterns are looked up), so that every name that the server prints is qualified.
+
+use std::str::FromStr;
+
+use pgkeep_wire::{ConnInfo, Connection, Row, Rows, SessionMode};
+
+use super::error::{DumpError, Result, server_words};
+use super::options::{DumpOptions, SessionOptions};
+use super::sql::Quoting;
+
+/// Servers below are not dumped.
+const OLDEST_SERVER: u32 = 130_000;
+/// Servers from here on are not known.
+const TOO_NEW_SERVER: u32 = 190_000;
+/// The version of PostgreSQL whose `pg_dump` this one is like.
+pub const TOOL_VERSION: &str = "18.6";
+
+pub(crate) const EMPTY_SEARCH_PATH: &str = "SELECT pg_catalog.set_config('search_path', '', false);";
+
+/// A session in the dump's snapshot.
+#[derive(Debug)]
+pub(crate) struct Session {
+    connection: Connection,
+    /// `server_version_num`.
+    pub(crate) version: u32,
+    /// The server's version in words.
+    pub(crate) version_text: String,
+    /// Encoding of all texts.
+    pub(crate) encoding: String,
+    pub(crate) quoting: Quoting,
+    /// The database.
+    pub(crate) database: String,
+    pub(crate) is_standby: bool,
+}
+
+impl Session {
+    /// Connects and takes a snapshot.
+    pub(crate) fn start(conninfo: &ConnInfo, options: &DumpOptions) -> Result<Session> {
+        let connection = Connection::connect(conninfo, SessionMode::Sql)
+            .map_err(|error| DumpError::new(server_words(&error)))?;
+        let version = connection.server_version_num();
+        let version_text = connection.parameter("server_version").unwrap_or_default().to_owned();
+        if !(OLDEST_SERVER..TOO_NEW_SERVER).contains(&version) {
+            return Err(DumpError::new("aborting because of server version mismatch")
+                .detail(format!("server version: {version_text}; pg_dump version: {TOOL_VERSION}")));
+        }
+        let standard_strings = connection.parameter("standard_conforming_strings") == Some("on");
+        let quoting = Quoting { all_identifiers: options.quote_all_identifiers, standard_strings };
+        let mut session = Session {
+            connection,
+            version,
+            version_text,
+            encoding: String::new(),
+            quoting,
+            database: conninfo.database().to_owned(),
+            is_standby: false,
+        };
+        session.set_up(options)?;
+        Ok(session)
+    }
+
+    fn set_up(&mut self, options: &DumpOptions) -> Result<()> {
+        let SessionOptions { encoding, role, extra_float_digits, .. } = &options.session;
+        self.execute(EMPTY_SEARCH_PATH)?;
+        self.encoding = self.choose_encoding(encoding.as_deref())?;
+        if let Some(role) = role {
+            self.execute(&format!("SET ROLE {}", self.quoting.name(role)))?;
+        }
+        let mut settings = vec![
+            "SET DATESTYLE = ISO".to_owned(),
+            "SET INTERVALSTYLE = POSTGRES".to_owned(),
+            format!("SET extra_float_digits TO {}", extra_float_digits.unwrap_or(3)),
+            "SET synchronize_seqscans TO off".to_owned(),
+            "SET statement_timeout = 0".to_owned(),
+            "SET lock_timeout = 0".to_owned(),
+            "SET idle_in_transaction_session_timeout = 0".to_owned(),
+        ];
+        if self.version >= 170_000 {
+            settings.push("SET transaction_timeout = 0".to_owned());
+        }
+        if options.quote_all_identifiers {
+            settings.push("SET quote_all_identifiers = true".to_owned());
+        }
+        let row_security = if options.session.enable_row_security { "on" } else { "off" };
+        settings.push(format!("SET row_security = {row_security}"));
+        for setting in &settings {
+            self.execute(setting)?;
+        }
+        self.restrict_relations("view, foreign-table")?;
+        self.is_standby = self.one("SELECT pg_catalog.pg_is_in_recovery()")? == "t";
+        self.begin(&options.session)
+    }
+
+    fn begin(&mut self, options: &SessionOptions) -> Result<()> {
+        self.execute("BEGIN")?;
+        self.execute(if options.serializable_deferrable && options.snapshot.is_none() {
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE"
+        } else {
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+        })?;
+        if let Some(snapshot) = &options.snapshot {
+            self.execute(&format!("SET TRANSACTION SNAPSHOT {}", self.quoting.literal(snapshot)))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the session speak the encoding asked for, or the database's, and gives its name.
+    fn choose_encoding(&mut self, wanted: Option<&str>) -> Result<String> {
+        let encoding = match wanted {
+            Some(wanted) => wanted.to_owned(),
+            None => self.one("SELECT pg_catalog.getdatabaseencoding()")?,
+        };
+        let set = format!("SET client_encoding = {}", self.quoting.literal(&encoding));
+        if self.connection.execute(&set).is_err() {
+            return Err(DumpError::new(format!("invalid client encoding \"{encoding}\" specified")));
+        }
+        let encoding = self.one("SHOW client_encoding")?;
+        if encoding != "UTF8" {
+            return Err(DumpError::new(format!("dumps in encoding \"{encoding}\" are not supported yet"))
+                .hint("Use --encoding=UTF8, unless the database is in SQL_ASCII."));
+        }
+        Ok(encoding)
+    }
+
+    /// Says which relations the server refuses to expand, against traps set for whoever dumps (CVE-2024-7348).
+    pub(crate) fn restrict_relations(&mut self, kinds: &str) -> Result<()> {
+        // Older minors of a server do not know the setting.
+        let sql = format!(
+            "SELECT pg_catalog.set_config(name, '{kinds}', false) FROM pg_catalog.pg_settings \
+             WHERE name = 'restrict_nonsystem_relation_kind'"
+        );
+        self.execute(&sql)
+    }
+
+    /// Runs a query.
+    pub(crate) fn query(&mut self, sql: &str) -> Result<Rows> {
+        self.connection.query(sql).map_err(|error| DumpError::query(&error, sql))
+    }
+
+    /// Runs a command.
+    pub(crate) fn execute(&mut self, sql: &str) -> Result<()> {
+        self.query(sql).map(drop)
+    }
+
+    /// The one value of a query.
+    pub(crate) fn one(&mut self, sql: &str) -> Result<String> {
+        let rows = self.query(sql)?;
+        let column = rows.columns().first().cloned().unwrap_or_default();
+        Ok(rows.one()?.optional(&column)?.unwrap_or_default().to_owned())
+    }
+
+    /// The connection, for COPY.
+    pub(crate) fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// Whether the server is of this major version or later.
+    pub(crate) fn is_at_least(&self, major: u32) -> bool {
+        self.version >= major * 10_000
+    }
+}
+
+/// A column as a number or the like; NULL and the empty text are its default.
+pub(crate) fn number<T: FromStr + Default>(row: Row<'_>, column: &str) -> Result<T> {
+    match row.optional(column)? {
+        None | Some("") => Ok(T::default()),
+        Some(_) => Ok(row.parse(column)?),
+    }
+}
+
+/// A column as a text; empty when it is NULL.
+pub(crate) fn text(row: Row<'_>, column: &str) -> Result<String> {
+    Ok(row.optional(column)?.unwrap_or_default().to_owned())
+}
+
+/// A column as a text.
+pub(crate) fn optional(row: Row<'_>, column: &str) -> Result<Option<String>> {
+    Ok(row.optional(column)?.map(str::to_owned))
+}
+
+/// A column of type `"char"`; 0 when it is NULL or empty.
+pub(crate) fn letter(row: Row<'_>, column: &str) -> Result<u8> {
+    Ok(row.optional(column)?.and_then(|text| text.bytes().next()).unwrap_or(0))
+}
+
+/// A truth value; NULL is false.
+pub(crate) fn flag(row: Row<'_>, column: &str) -> Result<bool> {
+    Ok(matches!(row.optional(column)?, Some("t" | "true" | "on")))
+}
+
+/// The OIDs of a vector: `1 2 3`.
+pub(crate) fn oids(text: &str) -> Vec<u32> {
+    text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+/// OIDs as an array for a query.
+pub(crate) fn oid_array(oids: impl IntoIterator<Item = u32>) -> String {
+    let list: Vec<String> = oids.into_iter().map(|oid| oid.to_string()).collect();
+    format!("'{{{}}}'::pg_catalog.oid[]", list.join(","))
+}

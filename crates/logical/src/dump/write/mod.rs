@@ -1,0 +1,117 @@
+//! Writing a dump as an archive: custom, directory or tar.
+//!
+//! A file appears under its name when it is complete: it is written under another name, flushed, and renamed. In a
+//! directory `toc.dat` is what comes last. What is no plain file (a pipe, a device) is written to as it is.
+
+mod custom;
+mod directory;
+mod output_file;
+mod tar;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use jiff::Zoned;
+use pgkeep_format::archive::{
+    ArchiveFormat, ArchiveHeader, ArchiveVersion, Compression, DumpId, EncodeError, INT_SIZE, LocalTime,
+    OFFSET_SIZE, TocEntry, write_entry, write_entry_count, write_header,
+};
+
+use super::error::{DumpError, Result};
+use super::{Dump, TOOL_VERSION};
+
+pub use output_file::OutputFile;
+
+/// How an archive is written.
+#[derive(Debug, Clone)]
+pub struct ArchiveOptions {
+    /// Its layout.
+    pub format: ArchiveFormat,
+    /// Of the data.
+    pub compression: Compression,
+    /// The codec's own when none.
+    pub level: Option<i32>,
+    /// Files are flushed to disk before the dump ends.
+    pub sync: bool,
+}
+
+/// An entry, and whether its data is wanted.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    /// The entry.
+    pub entry: TocEntry,
+    /// Its data goes into the archive.
+    pub with_data: bool,
+}
+
+/// Writes an archive. `path` none is standard output, which a directory cannot be.
+pub fn write_archive(
+    dump: &mut Dump,
+    entries: Vec<Chosen>,
+    options: &ArchiveOptions,
+    path: Option<&Path>,
+) -> Result<()> {
+    let header = header(dump, options);
+    match (options.format, path) {
+        (ArchiveFormat::Directory, Some(path)) => directory::write(dump, entries, options, &header, path),
+        (ArchiveFormat::Directory, None) => Err(DumpError::new("no output directory specified")),
+        (format, path) => {
+            let mut file = OutputFile::create(path, options.sync)?;
+            match format {
+                ArchiveFormat::Custom => custom::write(dump, entries, options, &header, &mut file)?,
+                _ => tar::write(dump, entries, &header, &mut file)?,
+            }
+            file.finish()
+        }
+    }
+}
+
+fn header(dump: &Dump, options: &ArchiveOptions) -> ArchiveHeader {
+    let now = Zoned::now();
+    ArchiveHeader {
+        version: ArchiveVersion::V1_16,
+        int_size: INT_SIZE,
+        offset_size: OFFSET_SIZE,
+        format: options.format,
+        compression: options.compression,
+        compression_level: None,
+        created: LocalTime {
+            second: now.second().into(),
+            minute: now.minute().into(),
+            hour: now.hour().into(),
+            day: now.day().into(),
+            month0: i32::from(now.month()) - 1,
+            year_since_1900: i32::from(now.year()) - 1900,
+            is_dst: now.time_zone().to_offset_info(now.timestamp()).dst().is_dst().into(),
+        },
+        database: Some(dump.database().into()),
+        server_version: Some(dump.server_version().into()),
+        dump_version: Some(TOOL_VERSION.into()),
+    }
+}
+
+/// Header and table of contents.
+fn table_of_contents(header: &ArchiveHeader, entries: &[Chosen]) -> Result<Vec<u8>> {
+    let encode =
+        |error: EncodeError| DumpError::new(format!("could not write the table of contents: {error}"));
+    let mut out = Vec::new();
+    write_header(&mut out, header).map_err(encode)?;
+    let count =
+        u32::try_from(entries.len()).map_err(|_| DumpError::new("too many entries for an archive"))?;
+    write_entry_count(&mut out, count);
+    for chosen in entries {
+        write_entry(&mut out, header, &chosen.entry).map_err(encode)?;
+    }
+    Ok(out)
+}
+
+/// Where data is to go failed.
+fn output_error(error: &io::Error) -> DumpError {
+    DumpError::new(format!("could not write to output file: {error}"))
+}
+
+/// Writes what an entry holds in rows, as a stream that is complete.
+fn write_stream<W: Write>(dump: &mut Dump, id: DumpId, mut sink: W) -> Result<W> {
+    dump.write_rows(id, &mut sink)?;
+    Ok(sink)
+}
