@@ -5,5 +5,7 @@
 //! Nothing here prints, reads the environment, or knows of repositories.
 
 pub mod compress;
+pub mod filter;
 pub mod quote;
 pub mod restore;
+pub mod restrict_key;
