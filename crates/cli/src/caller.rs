@@ -54,6 +54,12 @@ impl Caller {
         }
     }
 
+    /// libpq's variables, with the name that it falls back on for the role: the effective user's, whatever `$USER` says.
+    pub(crate) fn client_variables(&self) -> impl Iterator<Item = (String, String)> {
+        let user = self.os_user.iter().map(|name| ("USER".to_owned(), name.clone()));
+        self.pg_variables.iter().cloned().chain(user)
+    }
+
     /// What the configuration needs of it.
     pub(crate) fn surroundings(&self) -> Surroundings<'_> {
         Surroundings {
@@ -65,11 +71,9 @@ impl Caller {
 
     /// The connection: options before the configured string before the environment.
     pub(crate) fn connection(&self, options: &ConnectionArgs, configured: Option<&str>) -> ConnectionRequest {
-        // The role that libpq falls back on is the name of the effective user, whatever $USER says.
-        let user = self.os_user.iter().map(|name| ("USER".to_owned(), name.clone()));
         ConnectionRequest {
             conninfo: conninfo(options, configured),
-            environment: self.pg_variables.iter().cloned().chain(user).collect(),
+            environment: self.client_variables().collect(),
             home: self.home.clone(),
         }
     }

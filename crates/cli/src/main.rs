@@ -8,6 +8,7 @@ mod caller;
 mod cmd;
 mod config;
 mod exit;
+mod front;
 mod render;
 mod signal;
 mod usage;
@@ -25,6 +26,9 @@ use render::style::Palette;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = front::dispatch(&arguments) {
+        return ExitCode::from(code);
+    }
     let words = &arguments[1.min(arguments.len())..];
     let caller = match exit::Caller::of(words) {
         // The server runs the command in its data directory. A standby never becomes a primary for want of a file, but

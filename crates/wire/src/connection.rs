@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use postgres_protocol::message::frontend;
 
 use crate::conninfo::ConnInfo;
@@ -214,14 +214,24 @@ impl Connection {
     // --- what the other modules build on ---
 
     /// Sends a simple query; the connection is busy until [`Connection::finish_command`].
-    pub(crate) fn start_command(&mut self, sql: &str) -> Result<(), WireError> {
+    pub(crate) fn start_command(&mut self, sql: impl AsRef<[u8]>) -> Result<(), WireError> {
         match self.phase {
             Phase::Idle => {}
             Phase::Busy => return Err(WireError::Busy),
             Phase::Broken => return Err(WireError::Closed { mid_message: false }),
         }
+        let sql = sql.as_ref();
+        if sql.contains(&0) {
+            return Err(WireError::InvalidInput("the command contains a zero byte".to_owned()));
+        }
+        // Length and terminator count; a command may be in any encoding, hence not `frontend::query`.
+        let length = i32::try_from(sql.len() + 5)
+            .map_err(|_| WireError::InvalidInput("the command is longer than 2 GiB".to_owned()))?;
         self.out.clear();
-        frontend::query(sql, &mut self.out).map_err(|error| WireError::from_io(error, "sending a query"))?;
+        self.out.put_u8(b'Q');
+        self.out.put_i32(length);
+        self.out.put_slice(sql);
+        self.out.put_u8(0);
         self.apply_timeout(self.read_timeout)?;
         self.phase = Phase::Busy;
         self.flush_out()

@@ -179,7 +179,8 @@ impl<'a> Row<'a> {
 
 impl Connection {
     /// Runs one or more statements with the simple protocol; the rows are those of the last one.
-    pub fn query(&mut self, sql: &str) -> Result<Rows, WireError> {
+    /// Text in an encoding other than UTF-8 is fine, as bytes.
+    pub fn query(&mut self, sql: impl AsRef<[u8]>) -> Result<Rows, WireError> {
         self.start_command(sql)?;
         let mut last = Rows::default();
         let mut in_result = false;
@@ -235,7 +236,7 @@ impl Connection {
     }
 
     /// Runs one or more statements whose rows do not matter.
-    pub fn execute(&mut self, sql: &str) -> Result<(), WireError> {
+    pub fn execute(&mut self, sql: impl AsRef<[u8]>) -> Result<(), WireError> {
         self.query(sql).map(|_| ())
     }
 }

@@ -1,1 +1,43 @@
-//! Restoring archives: as a script, or into a server.
+//! Restoring archives: as a list, as a script, or into a server.
+//!
+//! ```text
+//! Input ──► Archive: Contents (table) + Source (data)
+//!                      │ use_list, select: which entries, in which order
+//!                      ▼
+//!           run: drops, then three passes over the entries ──► Emitter ──► script | server
+//!           parallel: the same entries, by dependencies, to workers with an Emitter each
+//! ```
+//!
+//! What is written is what stock's `pg_restore` 18 writes, byte for byte; what is sent to a server is the same SQL, but for
+//! settings and functions that the server does not have.
+
+mod clock;
+mod contents;
+mod emit;
+mod error;
+mod list;
+mod options;
+mod parallel;
+mod run;
+mod schedule;
+mod select;
+mod server;
+mod server_error;
+mod source;
+
+pub use contents::Contents;
+pub use error::RestoreError;
+pub use list::{print_list, use_list};
+pub use options::{NameList, RestoreOptions, Selection};
+pub use run::{restore, write_script};
+pub use source::{Archive, Input};
+
+/// Is told what happens. Texts are stock's, without the program's name.
+pub trait Reporter: Sync {
+    /// Of use with `-v` only.
+    fn info(&self, text: &str);
+    /// Something that does not count as an error.
+    fn warning(&self, text: &str);
+    /// An error that the restore goes on after, or that the caller is told as well.
+    fn error(&self, text: &str);
+}

@@ -1,0 +1,139 @@
+//! Data in directory archives: files beside `toc.dat`, each compressed or not as its suffix says.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use pgkeep_format::archive::{
+    ArchiveDecoder, ArchiveFormat, Compression, DataLocation, TocEntry, directory as names,
+};
+
+use super::{Piece, Sink, data_error, pass};
+use crate::compress::{Framing, buffered_reader};
+use crate::restore::contents::Contents;
+use crate::restore::error::{RestoreError, system_text};
+
+/// In the order in which stock looks for them.
+const COMPRESSIONS: [Compression; 4] =
+    [Compression::None, Compression::Gzip, Compression::Lz4, Compression::Zstd];
+/// A line of a list of large objects is an OID and a name.
+const MAX_LINE_LENGTH: u64 = 1024;
+
+/// A directory archive.
+#[derive(Debug, Clone)]
+pub(crate) struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    /// Whether there is a table of contents.
+    pub(super) fn has_table(path: &Path) -> bool {
+        COMPRESSIONS.iter().any(|compression| {
+            path.join(format!("{}{}", names::TOC_FILE, compression.file_suffix())).is_file()
+        })
+    }
+
+    pub(super) fn open(path: &Path) -> Result<(Contents, Directory), RestoreError> {
+        let directory = Directory { path: path.to_owned() };
+        let (file, compression) = directory.find(names::TOC_FILE.as_bytes()).map_err(|error| {
+            RestoreError::new(format!(
+                "could not open input file \"{}\": {}",
+                path.join(names::TOC_FILE).display(),
+                system_text(&error)
+            ))
+        })?;
+        let reader = buffered_reader(file, compression, Framing::File)
+            .map_err(|error| data_error(&error, names::TOC_FILE))?;
+        let mut decoder = ArchiveDecoder::new(BufReader::with_capacity(128 << 10, reader));
+        let header = decoder.header(ArchiveFormat::Directory)?;
+        let entries = decoder.table(&header)?;
+        Ok((Contents::new(header, entries)?, directory))
+    }
+
+    /// Opens a file by its name without suffix.
+    fn find(&self, name: &[u8]) -> io::Result<(File, Compression)> {
+        let name = std::str::from_utf8(name).map_err(io::Error::other)?;
+        let mut failure = None;
+        for compression in COMPRESSIONS {
+            match File::open(self.path.join(format!("{name}{}", compression.file_suffix()))) {
+                Ok(file) => return Ok((file, compression)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    failure.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+    }
+
+    fn read(&self, name: &[u8]) -> Result<Box<dyn Read>, RestoreError> {
+        let shown = self.path.join(String::from_utf8_lossy(name).as_ref());
+        let shown = shown.display();
+        if !names::is_plain_file_name(name) {
+            return Err(RestoreError::new(format!(
+                "invalid file name \"{}\" in the table of contents",
+                name.escape_ascii()
+            ))
+            .hint("the archive is damaged or was tampered with: use another copy of it"));
+        }
+        let (file, compression) = self.find(name).map_err(|error| {
+            RestoreError::new(format!("could not open input file \"{shown}\": {}", system_text(&error)))
+        })?;
+        buffered_reader(file, compression, Framing::File)
+            .map_err(|error| data_error(&error, &format!("file \"{shown}\"")))
+    }
+
+    pub(super) fn rows(&self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<(), RestoreError> {
+        // An entry without a file has no rows.
+        let DataLocation::File(name) = &entry.data else { return Ok(()) };
+        let place = format!("entry {}, file \"{name}\"", entry.dump_id);
+        pass(&mut *self.read(name)?, &place, sink)
+    }
+
+    pub(super) fn large_objects(&self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<(), RestoreError> {
+        let DataLocation::File(name) = &entry.data else { return Ok(()) };
+        let list = self.read(name)?;
+        each_large_object(list, &name.to_lossy(), &mut |oid, file| {
+            sink(Piece::LargeObject(oid))?;
+            pass(&mut *self.read(file)?, &format!("large object {oid}"), sink)?;
+            sink(Piece::LargeObjectEnd)
+        })
+    }
+
+    pub(super) fn sizes(&self, contents: &Contents) -> Vec<u64> {
+        let size = |entry: &TocEntry| match &entry.data {
+            DataLocation::File(name) if names::is_plain_file_name(name) => {
+                self.find(name).and_then(|(file, _)| file.metadata()).map_or(0, |metadata| metadata.len())
+            }
+            _ => 0,
+        };
+        contents.entries.iter().map(size).collect()
+    }
+}
+
+/// Reads a list of large objects line by line.
+pub(super) fn each_large_object(
+    list: impl Read,
+    name: &str,
+    take: &mut dyn FnMut(u32, &[u8]) -> Result<(), RestoreError>,
+) -> Result<(), RestoreError> {
+    let mut list = BufReader::new(list);
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        (&mut list)
+            .take(MAX_LINE_LENGTH)
+            .read_until(b'\n', &mut line)
+            .map_err(|error| data_error(&error, &format!("file \"{name}\"")))?;
+        if line.is_empty() {
+            break;
+        }
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        let (oid, file) = names::parse_large_object_line(text, number).map_err(|error| {
+            RestoreError::new(format!("{error} \"{name}\": \"{}\"", text.escape_ascii()))
+                .hint("the archive is damaged or was tampered with: use another copy of it")
+        })?;
+        take(oid, file)?;
+    }
+    Ok(())
+}
