@@ -96,7 +96,9 @@ fn ours(conninfo: &str, schema_only: bool) -> Result<Vec<TocEntry>, Failure> {
     for warning in dump.take_warnings() {
         println!("warning: {warning}");
     }
-    Ok(dump.entries().to_vec())
+    let mut entries = dump.entries().to_vec();
+    dump.add_dependencies(&mut entries);
+    Ok(entries)
 }
 
 fn text(value: Option<&Text>) -> String {

@@ -42,6 +42,15 @@ impl Messages {
         }
     }
 
+    /// A warning whose further lines begin with `detail: ` or `hint: `.
+    pub(crate) fn warning_with_advice(&self, text: &str) {
+        let mut lines = text.lines();
+        self.warning(lines.next().unwrap_or_default());
+        for line in lines {
+            self.line("", &format!("warning: {line}"));
+        }
+    }
+
     fn line(&self, kind: &str, text: &str) {
         let text = text.strip_suffix('\n').unwrap_or(text);
         // One write, so that lines of several threads do not mix. Nobody can be told that stderr is closed.

@@ -6,6 +6,7 @@
 
 mod getopt;
 mod message;
+mod pg_dump;
 mod pg_restore;
 
 use std::ffi::{OsStr, OsString};
@@ -18,7 +19,8 @@ struct Front {
     run: fn(&[OsString]) -> u8,
 }
 
-const FRONTS: &[Front] = &[Front { name: "pg_restore", run: pg_restore::run }];
+const FRONTS: &[Front] =
+    &[Front { name: "pg_dump", run: pg_dump::run }, Front { name: "pg_restore", run: pg_restore::run }];
 
 /// Runs the front that the command line asks for; none when it asks for pgkeep itself.
 pub(crate) fn dispatch(arguments: &[OsString]) -> Option<u8> {

@@ -35,7 +35,10 @@ pub use session::TOOL_VERSION;
 
 use collect::Collector;
 use define::DataSource;
+use model::Model;
 use session::Session;
+
+use crate::restore::{LiveData, RestoreError};
 
 /// A dump whose table of contents is known and whose data can be fetched, in its snapshot.
 #[derive(Debug)]
@@ -43,6 +46,7 @@ pub struct Dump {
     session: Session,
     entries: Vec<TocEntry>,
     data: HashMap<DumpId, DataSource>,
+    model: Model,
     rows: RowFormat,
     warnings: Vec<String>,
 }
@@ -56,12 +60,18 @@ impl Dump {
         let mut warnings = std::mem::take(&mut collected.warnings);
         let order = order::order(&mut collected.model, &mut warnings)?;
         let entries = define::define(&mut session, options, &mut collected, &order)?;
-        Ok(Dump { session, entries: entries.list, data: entries.data, rows: options.rows, warnings })
+        let (entries, data) = (entries.list, entries.data);
+        Ok(Dump { session, entries, data, model: collected.model, rows: options.rows, warnings })
     }
 
-    /// The table of contents, in order. No entry says yet where its data lies.
+    /// The table of contents, in order. No entry says yet where its data lies, and only some what they depend on.
     pub fn entries(&self) -> &[TocEntry] {
         &self.entries
+    }
+
+    /// Completes the dependencies of these entries of the table: they are on one another.
+    pub fn add_dependencies(&self, entries: &mut [TocEntry]) {
+        define::add_dependencies(&self.model, entries);
     }
 
     /// The name of the database.
@@ -101,5 +111,31 @@ impl Dump {
     /// Writes the contents of a large object.
     pub fn write_large_object(&mut self, oid: u32, out: &mut dyn Write) -> Result<()> {
         rows::large_object(&mut self.session, oid, out)
+    }
+}
+
+impl LiveData for Dump {
+    fn rows(&mut self, entry: DumpId, out: &mut dyn Write) -> std::result::Result<(), RestoreError> {
+        Ok(self.write_rows(entry, out)?)
+    }
+
+    fn large_objects(&self, entry: DumpId) -> Vec<u32> {
+        Dump::large_objects(self, entry).map(<[u32]>::to_vec).unwrap_or_default()
+    }
+
+    fn large_object(&mut self, oid: u32, out: &mut dyn Write) -> std::result::Result<(), RestoreError> {
+        Ok(self.write_large_object(oid, out)?)
+    }
+}
+
+impl From<DumpError> for RestoreError {
+    fn from(error: DumpError) -> RestoreError {
+        RestoreError { detail: error.detail, hint: error.hint, ..RestoreError::new(error.message) }
+    }
+}
+
+impl From<RestoreError> for DumpError {
+    fn from(error: RestoreError) -> DumpError {
+        DumpError { message: error.message, detail: error.detail, hint: error.hint }
     }
 }

@@ -30,7 +30,9 @@ pub use error::RestoreError;
 pub use list::{print_list, use_list};
 pub use options::{NameList, RestoreOptions, Selection};
 pub use run::{restore, write_script};
-pub use source::{Archive, Input};
+pub use source::{Archive, Input, LiveData};
+
+pub(crate) use select::select;
 
 /// Is told what happens. Texts are stock's, without the program's name.
 pub trait Reporter: Sync {

@@ -27,7 +27,8 @@ impl Wanted {
         self.schema || self.data || self.statistics
     }
 
-    fn is_anything(self) -> bool {
+    /// Whether something of it is wanted at all.
+    pub(crate) fn is_anything(self) -> bool {
         self.is_restored() || self.special
     }
 }

@@ -17,7 +17,7 @@ mod triggers;
 mod types;
 mod views;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use pgkeep_format::archive::{CatalogId, DumpId, Section, Text, TocEntry};
 
@@ -127,9 +127,7 @@ pub(crate) fn define(
     for id in order {
         definer.object(*id)?;
     }
-    let mut entries = definer.entries;
-    add_dependencies(model, &mut entries);
-    Ok(entries)
+    Ok(definer.entries)
 }
 
 /// Classes without a definition here must not be left out in silence.
@@ -317,10 +315,10 @@ fn has_options(array: Option<&str>) -> bool {
     array.is_some_and(|array| array.len() > 2)
 }
 
-/// Gives every entry that has none yet the nearest entries that its object depends on.
-fn add_dependencies(model: &Model, entries: &mut Entries) {
-    let listed: std::collections::HashSet<DumpId> = entries.list.iter().map(|entry| entry.dump_id).collect();
-    for entry in &mut entries.list {
+/// Gives every entry that has none yet the nearest entries of the list that its object depends on.
+pub(crate) fn add_dependencies(model: &Model, entries: &mut [TocEntry]) {
+    let listed: HashSet<DumpId> = entries.iter().map(|entry| entry.dump_id).collect();
+    for entry in entries {
         if !entry.dependencies.is_empty() {
             continue;
         }

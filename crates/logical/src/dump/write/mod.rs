@@ -19,6 +19,7 @@ use pgkeep_format::archive::{
 
 use super::error::{DumpError, Result};
 use super::{Dump, TOOL_VERSION};
+use crate::restore::{self, Archive, Contents, Reporter, RestoreOptions, select};
 
 pub use output_file::OutputFile;
 
@@ -37,21 +38,20 @@ pub struct ArchiveOptions {
 
 /// An entry, and whether its data is wanted.
 #[derive(Debug, Clone)]
-pub struct Chosen {
-    /// The entry.
-    pub entry: TocEntry,
-    /// Its data goes into the archive.
-    pub with_data: bool,
+struct Chosen {
+    entry: TocEntry,
+    with_data: bool,
 }
 
-/// Writes an archive. `path` none is standard output, which a directory cannot be.
+/// Writes an archive of what is selected. `path` none is standard output, which a directory cannot be.
 pub fn write_archive(
     dump: &mut Dump,
-    entries: Vec<Chosen>,
+    selection: &mut RestoreOptions,
     options: &ArchiveOptions,
     path: Option<&Path>,
 ) -> Result<()> {
     let header = header(dump, options);
+    let entries = choose(dump, &header, selection)?;
     match (options.format, path) {
         (ArchiveFormat::Directory, Some(path)) => directory::write(dump, entries, options, &header, path),
         (ArchiveFormat::Directory, None) => Err(DumpError::new("no output directory specified")),
@@ -64,6 +64,37 @@ pub fn write_archive(
             file.finish()
         }
     }
+}
+
+/// Writes a script of what is selected.
+pub fn write_script(
+    dump: Dump,
+    options: &mut RestoreOptions,
+    out: &mut dyn Write,
+    reporter: &dyn Reporter,
+) -> Result<()> {
+    // The header says nothing that a script shows but the versions.
+    let archive = ArchiveOptions {
+        format: ArchiveFormat::Custom,
+        compression: Compression::None,
+        level: None,
+        sync: false,
+    };
+    let header = header(&dump, &archive);
+    let entries = dump.entries().to_vec();
+    let mut archive = Archive::live(header, entries, Box::new(dump))?;
+    Ok(restore::write_script(&mut archive, options, out, reporter)?)
+}
+
+fn choose(dump: &Dump, header: &ArchiveHeader, selection: &mut RestoreOptions) -> Result<Vec<Chosen>> {
+    let contents = Contents::new(header.clone(), dump.entries().to_vec())?;
+    let wanted = select(&contents, selection)?;
+    let chosen = contents.entries.into_iter().zip(wanted).filter(|(_, wanted)| wanted.is_anything());
+    let (mut entries, with_data): (Vec<TocEntry>, Vec<bool>) =
+        chosen.map(|(entry, wanted)| (entry, wanted.data)).unzip();
+    dump.add_dependencies(&mut entries);
+    let chosen = entries.into_iter().zip(with_data);
+    Ok(chosen.map(|(entry, with_data)| Chosen { entry, with_data }).collect())
 }
 
 fn header(dump: &Dump, options: &ArchiveOptions) -> ArchiveHeader {

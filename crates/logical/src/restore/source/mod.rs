@@ -3,6 +3,7 @@
 //! - *Custom*, seekable: blocks are found by their offsets, or by scanning where a dump into a pipe could not know them.
 //!   Not seekable: entries come in the order of the file or not at all.
 //! - *Directory*: a file for each entry, compressed or not, whatever the header says.
+//! - *Live*: a dump that is being made; there is no archive.
 //! - *Tar*: members are found by scanning headers. An archive on a pipe is copied to a temporary file first, since the
 //!   order of restoring is not that of the members.
 //!
@@ -10,18 +11,20 @@
 
 mod custom;
 mod directory;
+mod live;
 mod tar;
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use pgkeep_format::archive::{ArchiveError, ArchiveFormat, MAGIC, TocEntry};
+use pgkeep_format::archive::{ArchiveError, ArchiveFormat, ArchiveHeader, MAGIC, TocEntry};
 
 use super::contents::Contents;
 use super::error::{RestoreError, system_text};
 use custom::Custom;
 use directory::Directory;
+pub use live::LiveData;
 use tar::Tar;
 
 /// Where an archive comes from.
@@ -57,6 +60,7 @@ pub(crate) enum Source {
     Custom(Box<Custom>),
     Directory(Directory),
     Tar(Tar),
+    Live(Box<dyn LiveData + Send>),
 }
 
 /// A piece of an entry's data.
@@ -86,6 +90,18 @@ impl Archive {
             Input::Path(path) => Archive::open_path(path, format),
             Input::Stream(stream) => Archive::open_stream(stream, format),
         }
+    }
+
+    /// A dump that is being made, as if it were an archive.
+    ///
+    /// # Errors
+    /// When its first entries do not say what they must.
+    pub fn live(
+        header: ArchiveHeader,
+        entries: Vec<TocEntry>,
+        data: Box<dyn LiveData + Send>,
+    ) -> Result<Archive, RestoreError> {
+        Ok(Archive { contents: Contents::new(header, entries)?, source: Source::Live(data), path: None })
     }
 
     fn open_path(path: PathBuf, format: Option<ArchiveFormat>) -> Result<Archive, RestoreError> {
@@ -169,6 +185,7 @@ impl Source {
             (Source::Tar(_), _) => {
                 Err(RestoreError::new("parallel restore is not supported with this archive file format"))
             }
+            (Source::Live(_), _) => Err(RestoreError::new("a dump cannot be restored while it is made")),
             (Source::Directory(directory), _) => Ok(Source::Directory(directory.clone())),
             (Source::Custom(_), None) => {
                 Err(RestoreError::new("parallel restore from standard input is not supported"))
@@ -185,6 +202,7 @@ impl Source {
             Source::Custom(custom) => custom.data(entry, sink),
             Source::Directory(directory) => directory.rows(entry, sink),
             Source::Tar(tar) => tar.rows(entry, sink),
+            Source::Live(data) => live::rows(&mut **data, entry, sink),
         }
     }
 
@@ -198,6 +216,7 @@ impl Source {
             Source::Custom(custom) => custom.data(entry, sink),
             Source::Directory(directory) => directory.large_objects(entry, sink),
             Source::Tar(tar) => tar.large_objects(entry, sink),
+            Source::Live(data) => live::large_objects(&mut **data, entry, sink),
         }
     }
 
@@ -206,7 +225,7 @@ impl Source {
         match self {
             Source::Custom(custom) => custom.sizes(contents),
             Source::Directory(directory) => directory.sizes(contents),
-            Source::Tar(_) => vec![0; contents.entries.len()],
+            Source::Tar(_) | Source::Live(_) => vec![0; contents.entries.len()],
         }
     }
 }
