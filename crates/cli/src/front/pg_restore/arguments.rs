@@ -2,6 +2,7 @@
 //! same mistake is told first.
 
 use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -367,8 +368,8 @@ impl Arguments {
 
     /// Reads a file with includes and excludes.
     fn read_filter(&mut self, path: &Path) -> Result<(), Mistake> {
-        let items = if path == Path::new("-") {
-            filter::read(std::io::stdin().lock(), None)
+        let (input, name): (Box<dyn BufRead>, _) = if path == Path::new("-") {
+            (Box::new(std::io::stdin().lock()), None)
         } else {
             let file = std::fs::File::open(path).map_err(|error| {
                 Mistake::Plain(format!(
@@ -377,8 +378,9 @@ impl Arguments {
                     super::plain(&error)
                 ))
             })?;
-            filter::read(std::io::BufReader::new(file), Some(&path.to_string_lossy()))
+            (Box::new(BufReader::new(file)), Some(path.to_string_lossy()))
         };
+        let items = filter::read(input, name.as_deref());
         let selection = &mut self.options.selection;
         for item in items {
             let item = item.map_err(Mistake::Plain)?;
