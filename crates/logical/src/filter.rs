@@ -134,14 +134,9 @@ impl<R: BufRead> Reader<R> {
                 continue;
             }
             let (command, rest) = keyword(line);
-            let action = match command {
+            let action = match &command.to_ascii_lowercase()[..] {
                 b"include" => FilterAction::Include,
                 b"exclude" => FilterAction::Exclude,
-                b"" => {
-                    return Err(self
-                        .place
-                        .error("no filter command found (expected \"include\" or \"exclude\")"));
-                }
                 _ => {
                     return Err(self
                         .place
@@ -152,7 +147,8 @@ impl<R: BufRead> Reader<R> {
             if name.is_empty() {
                 return Err(self.place.error("missing filter object type"));
             }
-            let Some(object) = OBJECTS.iter().find(|object| object.as_bytes() == name) else {
+            let Some(object) = OBJECTS.iter().find(|object| object.as_bytes().eq_ignore_ascii_case(name))
+            else {
                 let name = String::from_utf8_lossy(name);
                 return Err(self.place.error(&format!("unsupported filter object type: \"{name}\"")));
             };
@@ -242,8 +238,7 @@ impl<R: BufRead> Reader<R> {
 
 /// A word at the start of a line, and what follows.
 fn keyword(line: &[u8]) -> (&[u8], &[u8]) {
-    let length = line.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count();
-    line.split_at(length)
+    line.split_at(line.iter().take_while(|byte| !is_space(**byte)).count())
 }
 
 fn is_space(byte: u8) -> bool {
@@ -263,6 +258,7 @@ mod tests {
     fn patterns_keep_quotes_and_lose_white_space_that_means_nothing() {
         for (text, expected) in [
             ("include table t", "include table t"),
+            ("INCLUDE Table T", "include table T"),
             ("# c\n\n  exclude\tschema  s # c", "exclude schema s"),
             ("include function f ( integer,text )", "include function f(integer, text)"),
             (
@@ -284,7 +280,8 @@ mod tests {
             ("\ninclude table", "missing object name pattern"),
             ("\ninclude x t", "unsupported filter object type: \"x\""),
             ("\nfoo table t", "invalid filter command (expected \"include\" or \"exclude\")"),
-            ("\n!", "no filter command found (expected \"include\" or \"exclude\")"),
+            ("\n!include table t", "invalid filter command (expected \"include\" or \"exclude\")"),
+            ("\ninclude # c", "unsupported filter object type: \"#\""),
             ("\ninclude table \"a", "unexpected end of file"),
         ] {
             let expected = format!("invalid format in filter read from file \"f\" on line 2: {expected}");

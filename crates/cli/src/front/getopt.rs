@@ -27,17 +27,23 @@ pub(crate) struct CommandLine<K> {
     pub(crate) options: Vec<(K, OsString)>,
     /// The other words.
     pub(crate) operands: Vec<OsString>,
+    /// What ended the reading early, in the words of `getopt_long` without the program's name. Options before it count:
+    /// a mistake in one of their values comes first.
+    pub(crate) mistake: Option<String>,
 }
 
 /// Reads the words after the program's name.
-///
-/// # Errors
-/// The text that `getopt_long` prints, without the program's name.
-pub(crate) fn parse<K: Copy + PartialEq>(
+pub(crate) fn parse<K: Copy + PartialEq>(specs: &[OptionSpec<K>], words: &[OsString]) -> CommandLine<K> {
+    let mut line = CommandLine { options: Vec::new(), operands: Vec::new(), mistake: None };
+    line.mistake = read(specs, words, &mut line).err();
+    line
+}
+
+fn read<K: Copy + PartialEq>(
     specs: &[OptionSpec<K>],
     words: &[OsString],
-) -> Result<CommandLine<K>, String> {
-    let mut line = CommandLine { options: Vec::new(), operands: Vec::new() };
+    line: &mut CommandLine<K>,
+) -> Result<(), String> {
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let bytes = word.as_bytes();
@@ -87,7 +93,7 @@ pub(crate) fn parse<K: Copy + PartialEq>(
             line.operands.push(word.clone());
         }
     }
-    Ok(line)
+    Ok(())
 }
 
 fn find_long<'a, K: Copy + PartialEq>(
@@ -130,9 +136,10 @@ mod tests {
         OptionSpec { long: "no-password", short: Some(b'w'), takes_value: false, key: Key::NoPassword },
     ];
 
-    fn read(words: &[&str]) -> Result<String, String> {
+    fn shown(words: &[&str]) -> Result<String, String> {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        parse(SPECS, &words).map(|line| format!("{:?} {:?}", line.options, line.operands))
+        let line = parse(SPECS, &words);
+        line.mistake.map_or_else(|| Ok(format!("{:?} {:?}", line.options, line.operands)), Err)
     }
 
     #[test]
@@ -148,7 +155,7 @@ mod tests {
                 r#"[(Verbose, ""), (NoPrivileges, ""), (NoPrivileges, "")] []"#,
             ),
         ] {
-            assert_eq!(read(words).unwrap(), expected, "{words:?}");
+            assert_eq!(shown(words).unwrap(), expected, "{words:?}");
         }
     }
 
@@ -162,7 +169,7 @@ mod tests {
             (&["--verbose=1"], "option '--verbose' doesn't allow an argument"),
             (&["--no-p"], "option '--no-p' is ambiguous; possibilities: '--no-privileges' '--no-password'"),
         ] {
-            assert_eq!(read(words).unwrap_err(), expected);
+            assert_eq!(shown(words).unwrap_err(), expected);
         }
     }
 }

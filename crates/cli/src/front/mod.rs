@@ -13,6 +13,8 @@ use std::ffi::{OsStr, OsString};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use pgkeep_logical::restore::Reporter;
+
 /// A program: its name, and what it does with the words after the name. Returns the exit status.
 struct Front {
     name: &'static str,

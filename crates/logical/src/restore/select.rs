@@ -131,7 +131,7 @@ fn required(
     let is_selected = if matches!(desc, b"ACL" | b"COMMENT" | b"SECURITY LABEL") {
         follows_parent(contents, entry, decided, selection)
     } else {
-        is_selected_by_name(entry, selection)
+        is_selected_by_name(contents, entry, selection)
     };
     if !is_selected {
         return Wanted::NOTHING;
@@ -202,7 +202,7 @@ fn follows_parent(contents: &Contents, entry: &TocEntry, decided: &[Wanted], sel
     })
 }
 
-fn is_selected_by_name(entry: &TocEntry, selection: &mut Selection) -> bool {
+fn is_selected_by_name(contents: &Contents, entry: &TocEntry, selection: &mut Selection) -> bool {
     let namespace = entry.namespace.as_deref();
     if !selection.schemas.is_empty() && !namespace.is_some_and(|namespace| selection.schemas.meets(namespace))
     {
@@ -214,7 +214,16 @@ fn is_selected_by_name(entry: &TocEntry, selection: &mut Selection) -> bool {
     if !selection.selects_kinds() {
         return true;
     }
-    let names = match &entry.desc[..] {
+    let desc = match &entry.desc[..] {
+        // Statistics are selected as what they are of: the name alone may be that of a table or of an index.
+        b"STATISTICS DATA" => {
+            let parents = entry.dependencies.iter().filter_map(|id| contents.index_of(*id));
+            let mut kinds = parents.map(|parent| &contents.entries[parent].desc[..]);
+            kinds.find(|kind| matches!(*kind, b"TABLE" | b"FOREIGN TABLE" | b"MATERIALIZED VIEW" | b"INDEX"))
+        }
+        desc => Some(desc),
+    };
+    let names = match desc.unwrap_or_default() {
         b"TABLE"
         | b"TABLE DATA"
         | b"VIEW"
@@ -223,7 +232,6 @@ fn is_selected_by_name(entry: &TocEntry, selection: &mut Selection) -> bool {
         | b"MATERIALIZED VIEW DATA"
         | b"SEQUENCE"
         | b"SEQUENCE SET" => &mut selection.tables,
-        b"STATISTICS DATA" => &mut selection.tables,
         b"INDEX" => &mut selection.indexes,
         b"FUNCTION" | b"AGGREGATE" | b"PROCEDURE" => &mut selection.functions,
         b"TRIGGER" => &mut selection.triggers,

@@ -2,6 +2,7 @@
 //! same mistake is told first.
 
 use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -174,7 +175,7 @@ struct Raw {
 
 impl Arguments {
     pub(super) fn parse(words: &[OsString]) -> Result<Arguments, Mistake> {
-        let line = parse(SPECS, words).map_err(Mistake::Getopt)?;
+        let line = parse(SPECS, words);
         let mut raw = Raw::default();
         let mut arguments = Arguments {
             options: RestoreOptions { jobs: 1, ..RestoreOptions::default() },
@@ -187,6 +188,9 @@ impl Arguments {
         };
         for (key, value) in line.options {
             arguments.take(&mut raw, key, value)?;
+        }
+        if let Some(mistake) = line.mistake {
+            return Err(Mistake::Getopt(mistake));
         }
         let mut operands = line.operands.into_iter();
         arguments.input = operands.next().map(PathBuf::from);
@@ -293,6 +297,11 @@ impl Arguments {
                 "options -d/--dbname and --restrict-key cannot be used together".to_owned(),
             ));
         }
+        if let Some(key) = options.restrict_key.as_ref().filter(|_| !has_database) {
+            if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                return Err(Mistake::Plain("invalid restrict key".to_owned()));
+            }
+        }
         let pairs = [
             (raw.schema_only, "-s/--schema-only", raw.data_only, "-a/--data-only"),
             (raw.schema_only, "-s/--schema-only", raw.statistics_only, "--statistics-only"),
@@ -301,6 +310,8 @@ impl Arguments {
             (raw.schema_only, "-s/--schema-only", raw.no_schema, "--no-schema"),
             (raw.statistics_only, "--statistics-only", raw.no_statistics, "--no-statistics"),
             (raw.statistics, "--statistics", raw.no_statistics, "--no-statistics"),
+            (raw.data_only, "-a/--data-only", raw.statistics, "--statistics"),
+            (raw.schema_only, "-s/--schema-only", raw.statistics, "--statistics"),
             (options.clean, "-c/--clean", raw.data_only, "-a/--data-only"),
             (options.selection.create, "-C/--create", options.single_transaction, "-1/--single-transaction"),
             (
@@ -360,15 +371,20 @@ impl Arguments {
                 self.connection = Some(connection(&database, raw.connection).map_err(Mistake::Failure)?);
                 self.options.restrict_key = None;
             }
-            None => self.options.restrict_key = Some(restrict_key(self.options.restrict_key.take())?),
+            None if self.options.restrict_key.is_none() => {
+                let key = pgkeep_logical::restrict_key::generate()
+                    .map_err(|error| Mistake::Plain(format!("could not generate restrict key: {error}")))?;
+                self.options.restrict_key = Some(key);
+            }
+            None => {}
         }
         Ok(self)
     }
 
     /// Reads a file with includes and excludes.
     fn read_filter(&mut self, path: &Path) -> Result<(), Mistake> {
-        let items = if path == Path::new("-") {
-            filter::read(std::io::stdin().lock(), None)
+        let (input, name): (Box<dyn BufRead>, _) = if path == Path::new("-") {
+            (Box::new(std::io::stdin().lock()), None)
         } else {
             let file = std::fs::File::open(path).map_err(|error| {
                 Mistake::Plain(format!(
@@ -377,8 +393,9 @@ impl Arguments {
                     super::plain(&error)
                 ))
             })?;
-            filter::read(std::io::BufReader::new(file), Some(&path.to_string_lossy()))
+            (Box::new(BufReader::new(file)), Some(path.to_string_lossy()))
         };
+        let items = filter::read(input, name.as_deref());
         let selection = &mut self.options.selection;
         for item in items {
             let item = item.map_err(Mistake::Plain)?;
@@ -418,19 +435,6 @@ fn number(value: &OsString, option: &str) -> Result<u32, Mistake> {
         Ok(number) if number >= 1 => Ok(number.unsigned_abs()),
         _ => Err(Mistake::Plain(format!("{option} must be in range 1..{}", i32::MAX))),
     }
-}
-
-/// The key of `\restrict`: as given, or random.
-fn restrict_key(given: Option<String>) -> Result<String, Mistake> {
-    let key = match given {
-        Some(key) => key,
-        None => pgkeep_logical::restrict_key::generate()
-            .map_err(|error| Mistake::Plain(format!("could not generate restrict key: {error}")))?,
-    };
-    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err(Mistake::Plain("invalid restrict key".to_owned()));
-    }
-    Ok(key)
 }
 
 /// `-d` may be a connection string; what it says beats the other options.
