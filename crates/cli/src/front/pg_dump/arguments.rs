@@ -241,7 +241,7 @@ struct Reading {
 
 impl Arguments {
     pub(super) fn parse(words: &[OsString]) -> Result<Arguments, Mistake> {
-        let line = parse(SPECS, words).map_err(Mistake::Getopt)?;
+        let line = parse(SPECS, words);
         let mut reading = Reading {
             dump: DumpOptions::default(),
             restore: RestoreOptions::default(),
@@ -249,6 +249,9 @@ impl Arguments {
         };
         for (key, value) in line.options {
             reading.take(key, &value)?;
+        }
+        if let Some(mistake) = line.mistake {
+            return Err(Mistake::Getopt(mistake));
         }
         let mut operands = line.operands.into_iter();
         if reading.raw.database.is_none()
