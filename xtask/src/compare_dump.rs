@@ -82,12 +82,7 @@ fn stock(conninfo: &str, schema_only: bool) -> Result<Vec<TocEntry>, Failure> {
 
 fn ours(conninfo: &str, schema_only: bool) -> Result<Vec<TocEntry>, Failure> {
     let conninfo = ConnInfo::resolve(Some(conninfo), &Environment::empty())?;
-    let options = DumpOptions {
-        create_database: true,
-        data: !schema_only,
-        skip_unsupported: true,
-        ..DumpOptions::default()
-    };
+    let options = DumpOptions { create_database: true, data: !schema_only, ..DumpOptions::default() };
     let started = std::time::Instant::now();
     let mut dump = Dump::start(&conninfo, &options).map_err(|error| {
         format!("{error}; {}", error.detail.as_deref().or(error.hint.as_deref()).unwrap_or_default())

@@ -23,6 +23,8 @@ pub(crate) mod catalog {
     pub(crate) const ACCESS_METHOD: u32 = 2601;
     pub(crate) const PUBLICATION: u32 = 6104;
     pub(crate) const LARGE_OBJECT: u32 = 2613;
+    pub(crate) const FUNCTION: u32 = 1255;
+    pub(crate) const OPERATOR: u32 = 2617;
 }
 
 /// OIDs below are given by `initdb`.
@@ -41,9 +43,8 @@ impl Parts {
     pub(crate) const PRIVILEGES: Parts = Parts(16);
     pub(crate) const POLICY: Parts = Parts(32);
     pub(crate) const USER_MAPPING: Parts = Parts(64);
-    pub(crate) const STATISTICS: Parts = Parts(128);
     pub(crate) const ALL: Parts = Parts(255);
-    /// What needs the table locked, since the server computes it from the present catalogs.
+    /// What needs the table locked (the last bit is that of statistics), since the server computes it from the present catalogs.
     pub(crate) const LOCKED: Parts = Parts(1 | 2 | 32 | 128);
 
     pub(crate) fn has(self, other: Parts) -> bool {
@@ -148,11 +149,7 @@ pub(crate) enum Kind {
     Constraint(Box<Constraint>),
     ForeignKey(Box<Constraint>),
     Language,
-    Cast {
-        source: u32,
-        target: u32,
-        function: u32,
-    },
+    Cast,
     TableData(TableData),
     SequenceSet(TableData),
     /// A row type, an array type or the like, which comes into being with something else.
@@ -185,6 +182,7 @@ pub(crate) enum Kind {
     Publication,
     PublicationTable {
         publication: Id,
+        table: Id,
     },
     PublicationSchema {
         publication: Id,
@@ -232,7 +230,6 @@ pub(crate) struct Table {
     pub(crate) check_count: i32,
     pub(crate) has_index: bool,
     pub(crate) has_triggers: bool,
-    pub(crate) pages: i64,
     pub(crate) persistence: u8,
     pub(crate) populated: bool,
     pub(crate) replica_identity: u8,
@@ -389,7 +386,7 @@ impl Kind {
             Kind::Transform => 4,
             Kind::Extension(_) => 5,
             Kind::Type(_) | Kind::ShellType { .. } => 6,
-            Kind::Cast { .. } => 7,
+            Kind::Cast => 7,
             Kind::Function(_) => 8,
             Kind::Aggregate(_) => 9,
             Kind::AccessMethod => 10,
@@ -470,7 +467,7 @@ impl Kind {
             Kind::Constraint(_) => "CONSTRAINT",
             Kind::ForeignKey(_) => "FK CONSTRAINT",
             Kind::Language => "PROCEDURAL LANGUAGE",
-            Kind::Cast { .. } => "CAST",
+            Kind::Cast => "CAST",
             Kind::TableData(_) => "TABLE DATA",
             Kind::SequenceSet(_) => "SEQUENCE SET",
             Kind::DummyType(_) => "DUMMY TYPE",

@@ -45,9 +45,6 @@ pub struct DumpOptions {
     pub quote_all_identifiers: bool,
     /// `--load-via-partition-root`.
     pub load_via_partition_root: bool,
-    /// Objects that cannot be written yet are left out instead of ending the dump. For comparisons with other dumps only:
-    /// what comes out is not a dump of the database.
-    pub skip_unsupported: bool,
     /// How rows are written.
     pub rows: RowFormat,
     /// Patterns of objects.
@@ -77,7 +74,6 @@ impl Default for DumpOptions {
             disable_dollar_quoting: false,
             quote_all_identifiers: false,
             load_via_partition_root: false,
-            skip_unsupported: false,
             rows: RowFormat::Copy,
             patterns: Patterns::default(),
             session: SessionOptions::default(),

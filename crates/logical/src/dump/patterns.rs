@@ -206,7 +206,9 @@ fn tables(
             0 | 1 => {}
             2 => same_database(session, &pattern, text)?,
             _ => {
-                return Err(DumpError::new(format!("improper relation name (too many dotted names): {text}")));
+                return Err(DumpError::new(format!(
+                    "improper relation name (too many dotted names): {text}"
+                )));
             }
         }
         let mut sql = "SELECT c.oid FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_namespace n \

@@ -623,7 +623,8 @@ fn restrict_key(given: Option<String>) -> Result<String, Mistake> {
 
 /// `-d` may be a connection string; what it says beats the other options.
 fn connection(database: Option<&str>, options: &[(&'static str, String)]) -> Result<ConnInfo, Mistake> {
-    let words: Vec<(&str, &str)> = options.iter().map(|(keyword, value)| (*keyword, value.as_str())).collect();
+    let words: Vec<(&str, &str)> =
+        options.iter().map(|(keyword, value)| (*keyword, value.as_str())).collect();
     let caller = Caller::read();
     let environment = Environment::from_iter(caller.client_variables(), caller.home.clone());
     ConnInfo::resolve_with(&words, database, &environment).map_err(|error| Mistake::Plain(error.to_string()))

@@ -60,9 +60,7 @@ pub(super) fn parse(
                     ("level", Some(value)) => level = Some(level_of(value).map_err(invalid)?),
                     ("workers", Some(value)) => {
                         value.parse::<i32>().map_err(|_| {
-                            invalid(format!(
-                                "value for compression option \"{keyword}\" must be an integer"
-                            ))
+                            invalid(format!("value for compression option \"{keyword}\" must be an integer"))
                         })?;
                         if algorithm != Compression::Zstd {
                             return Err(invalid(format!(

@@ -87,8 +87,8 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
         write::write_script(dump, &mut restore, &mut sink, messages)?;
         sink.into_inner().map_err(|error| failure(error.into_error()))?;
     } else {
-        let mut compressor =
-            Compressor::new(sink, compression.algorithm, compression.level, Framing::File).map_err(failure)?;
+        let mut compressor = Compressor::new(sink, compression.algorithm, compression.level, Framing::File)
+            .map_err(failure)?;
         write::write_script(dump, &mut restore, &mut compressor, messages)?;
         let sink = compressor.finish().map_err(failure)?;
         sink.into_inner().map_err(|error| failure(error.into_error()))?;

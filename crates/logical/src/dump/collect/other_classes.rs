@@ -218,13 +218,12 @@ impl Collector<'_> {
             ""
         };
         let rows = self.session.query(&format!(
-            "SELECT tableoid, oid, castsource, casttarget, castfunc FROM pg_catalog.pg_cast c {except} ORDER BY 3, 4"
+            "SELECT tableoid, oid, castsource, casttarget FROM pg_catalog.pg_cast c {except} ORDER BY 3, 4"
         ))?;
         for row in rows.iter() {
             let (source, target) = (row.parse("castsource")?, row.parse("casttarget")?);
             let name = self.joined_names(&[source, target], "");
-            let kind = Kind::Cast { source, target, function: number(row, "castfunc")? };
-            let id = self.model.add(catalog_id(row)?, name, None, kind);
+            let id = self.model.add(catalog_id(row)?, name, None, Kind::Cast);
             self.select_unless_built_in(id, Parts::NONE);
         }
         Ok(())

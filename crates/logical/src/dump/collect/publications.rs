@@ -66,7 +66,8 @@ impl Collector<'_> {
             let (Some(publication), Some(table)) = (publication, table) else { continue };
             let object = self.model.get(table);
             let (name, schema) = (object.name.clone(), object.schema);
-            let id = self.model.add(catalog_id(row)?, name, schema, Kind::PublicationTable { publication });
+            let id =
+                self.model.add(catalog_id(row)?, name, schema, Kind::PublicationTable { publication, table });
             self.select_publication_member(id);
         }
         if !self.session.is_at_least(15) {

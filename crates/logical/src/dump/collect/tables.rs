@@ -17,12 +17,12 @@ impl Collector<'_> {
         // Sequences depend on their owners 'a'utomatically or, of identity columns, 'i'nternally.
         let rows = self.session.query(
             "SELECT c.tableoid, c.oid, c.relname, c.relnamespace, c.relkind, c.reltype, c.relowner, c.relchecks, \
-             c.relhasindex, c.relpages, c.relhastriggers, c.relpersistence, c.reloftype, c.relacl, \
+             c.relhasindex, c.relhastriggers, c.relpersistence, c.reloftype, c.relacl, \
              pg_catalog.acldefault(CASE WHEN c.relkind = 'S' THEN 's'::\"char\" ELSE 'r'::\"char\" END, \
                                    c.relowner) AS acldefault, \
              CASE WHEN c.relkind = 'f' THEN \
                (SELECT ftserver FROM pg_catalog.pg_foreign_table WHERE ftrelid = c.oid) ELSE 0 END AS foreignserver, \
-             tc.relpages AS toastpages, tc.reloptions AS toast_reloptions, \
+             tc.reloptions AS toast_reloptions, \
              d.refobjid AS owning_tab, d.refobjsubid AS owning_col, tsp.spcname AS reltablespace, \
              c.relispopulated, c.relreplident, c.relrowsecurity, c.relforcerowsecurity, \
              array_remove(array_remove(c.reloptions, 'check_option=local'), 'check_option=cascaded') AS reloptions, \
@@ -85,7 +85,6 @@ impl Collector<'_> {
             check_count: number(row, "relchecks")?,
             has_index: flag(row, "relhasindex")?,
             has_triggers: flag(row, "relhastriggers")?,
-            pages: number::<i64>(row, "relpages")? + number::<i64>(row, "toastpages")?,
             persistence: letter(row, "relpersistence")?,
             populated: flag(row, "relispopulated")?,
             replica_identity: letter(row, "relreplident")?,

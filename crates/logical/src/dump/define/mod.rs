@@ -3,15 +3,23 @@
 //! Texts that only the server can give (views, expressions, functions) are fetched for the whole dump at once
 //! ([`texts`]); what follows from them and the model is put together here. Every text is stock 18's to the letter.
 
+mod aggregates;
 mod data;
 mod database;
 mod decorations;
+mod foreign;
 mod functions;
 mod indexes;
 mod large_objects;
+mod operators;
+mod other_classes;
+mod policies;
+mod records;
+mod replication;
 mod schemas;
 mod sequences;
 mod tables;
+mod text_search;
 mod texts;
 mod triggers;
 mod types;
@@ -108,9 +116,6 @@ pub(crate) fn define(
         let object = model.get_mut(*id);
         object.wanted = object.wanted.and(object.present);
     }
-    if !options.skip_unsupported {
-        refuse_unsupported(model, options, order)?;
-    }
     let texts = Texts::fetch(session, options, model, order)?;
     let mut definer = Definer {
         options,
@@ -128,56 +133,6 @@ pub(crate) fn define(
         definer.object(*id)?;
     }
     Ok(definer.entries)
-}
-
-/// Classes without a definition here must not be left out in silence.
-fn refuse_unsupported(model: &Model, options: &DumpOptions, order: &[Id]) -> Result<()> {
-    for id in order {
-        let object = model.get(*id);
-        if object.wanted.is_empty() {
-            continue;
-        }
-        let what = match &object.kind {
-            Kind::ForeignDataWrapper | Kind::ForeignServer if !options.schema => continue,
-            Kind::Aggregate(_)
-            | Kind::Operator { .. }
-            | Kind::AccessMethod
-            | Kind::OperatorClass { .. }
-            | Kind::OperatorFamily { .. }
-            | Kind::Collation { .. }
-            | Kind::Conversion
-            | Kind::Language
-            | Kind::Cast { .. }
-            | Kind::Transform
-            | Kind::TextSearchParser
-            | Kind::TextSearchDictionary
-            | Kind::TextSearchTemplate
-            | Kind::TextSearchConfiguration
-            | Kind::ForeignDataWrapper
-            | Kind::ForeignServer
-            | Kind::DefaultPrivileges { .. }
-            | Kind::EventTrigger
-            | Kind::Policy { .. }
-            | Kind::Publication
-            | Kind::PublicationTable { .. }
-            | Kind::PublicationSchema { .. }
-            | Kind::Subscription
-                if options.schema =>
-            {
-                object
-            }
-            _ => continue,
-        };
-        let schema = model.schema_name(*id);
-        let dot = if schema.is_empty() { "" } else { "." };
-        return Err(DumpError::new(format!(
-            "objects of class {} are not supported yet: \"{schema}{dot}{}\"",
-            what.kind.class(),
-            what.name
-        ))
-        .hint("Leave it out with --exclude-schema, --table or the like, or use PostgreSQL's own pg_dump."));
-    }
-    Ok(())
 }
 
 impl Definer<'_> {
@@ -211,8 +166,31 @@ impl Definer<'_> {
             Kind::Rule(_) => self.rule(id),
             Kind::Trigger(_) => self.trigger(id),
             Kind::Constraint(_) | Kind::ForeignKey(_) => self.constraint(id),
-            // Dummies and boundaries have no entries; the rest was refused.
-            _ => Ok(()),
+            Kind::Aggregate(_) => self.aggregate(id),
+            Kind::Operator { .. } => self.operator(id),
+            Kind::OperatorClass { .. } => self.operator_class(id),
+            Kind::OperatorFamily { .. } => self.operator_family(id),
+            Kind::AccessMethod => self.access_method(id),
+            Kind::Collation { .. } => self.collation(id),
+            Kind::Conversion => self.conversion(id),
+            Kind::Language => self.language(id),
+            Kind::Cast => self.cast(id),
+            Kind::Transform => self.transform(id),
+            Kind::TextSearchParser => self.text_search_parser(id),
+            Kind::TextSearchDictionary => self.text_search_dictionary(id),
+            Kind::TextSearchTemplate => self.text_search_template(id),
+            Kind::TextSearchConfiguration => self.text_search_configuration(id),
+            Kind::ForeignDataWrapper => self.foreign_data_wrapper(id),
+            Kind::ForeignServer => self.foreign_server(id),
+            Kind::DefaultPrivileges { .. } => self.default_privileges(id),
+            Kind::EventTrigger => self.event_trigger(id),
+            Kind::Policy { .. } => self.policy(id),
+            Kind::Publication => self.publication(id),
+            Kind::PublicationTable { .. } => self.publication_table(id),
+            Kind::PublicationSchema { .. } => self.publication_schema(id),
+            Kind::Subscription => self.subscription(id),
+            // These come into being with others, or stand for places.
+            Kind::DummyType(_) | Kind::PreDataBoundary | Kind::PostDataBoundary => Ok(()),
         }
     }
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use pgkeep_format::archive::CatalogId;
 use pgkeep_wire::Row;
 
+use super::records::Records;
 use crate::dump::error::Result;
 use crate::dump::model::{Id, Kind, Model, Parts};
 use crate::dump::options::DumpOptions;
@@ -34,6 +35,8 @@ pub(super) struct Texts {
     /// Column, its privileges, and its initial ones.
     pub(super) column_privileges: HashMap<u32, Vec<(String, Option<String>, Option<String>)>>,
     pub(super) depends_on_extension: HashMap<CatalogId, Vec<String>>,
+    /// Of classes that are put together from columns.
+    pub(super) records: Records,
     /// Positions of sequences on servers before 18.
     pub(super) positions: HashMap<u32, (i64, bool)>,
 }
@@ -140,6 +143,7 @@ impl Texts {
         fetcher.relations(&mut texts)?;
         fetcher.types(&mut texts)?;
         texts.functions = fetcher.functions()?;
+        texts.records = Records::fetch(fetcher.session, model, order)?;
         texts.depends_on_extension = fetcher.depends_on_extension()?;
         Ok(texts)
     }

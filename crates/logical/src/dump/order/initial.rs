@@ -76,7 +76,7 @@ fn by_natural_key(model: &Model, a: &Kind, b: &Kind) -> Ordering {
         (Kind::DefaultPrivileges { role: a }, Kind::DefaultPrivileges { role: b }) => {
             a.as_bytes().cmp(b.as_bytes())
         }
-        (Kind::PublicationTable { publication: a }, Kind::PublicationTable { publication: b })
+        (Kind::PublicationTable { publication: a, .. }, Kind::PublicationTable { publication: b, .. })
         | (Kind::PublicationSchema { publication: a }, Kind::PublicationSchema { publication: b }) => {
             name(*a).cmp(name(*b))
         }
