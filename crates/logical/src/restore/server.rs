@@ -32,7 +32,7 @@ impl<'a> Server<'a> {
         reporter: &'a dyn Reporter,
     ) -> Result<Server<'a>, RestoreError> {
         Ok(Server {
-            connection: open(info)?,
+            connection: open(info, reporter)?,
             info: info.clone(),
             reporter,
             exit_on_error,
@@ -153,7 +153,7 @@ impl<'a> Server<'a> {
         })?;
         let info =
             self.info.clone().with("dbname", name).map_err(|error| RestoreError::new(error.to_string()))?;
-        let connection = open(&info)?;
+        let connection = open(&info, self.reporter)?;
         std::mem::replace(&mut self.connection, connection).close();
         self.info = info;
         Ok(())
@@ -198,15 +198,15 @@ impl<'a> Server<'a> {
     }
 }
 
-fn open(info: &ConnInfo) -> Result<Connection, RestoreError> {
+fn open(info: &ConnInfo, reporter: &dyn Reporter) -> Result<Connection, RestoreError> {
     let failed = |error: &WireError| {
         RestoreError::new(format!("connection to database \"{}\" failed: {}", info.database(), chain(error)))
     };
     let mut connection = Connection::connect(info, SessionMode::Sql).map_err(|error| failed(&error))?;
     // Nothing of what follows may find functions of users by name.
-    connection
-        .execute("SELECT pg_catalog.set_config('search_path', '', false)")
-        .map_err(|error| failed(&error))?;
+    let secure = "SELECT pg_catalog.set_config('search_path', '', false);";
+    reporter.info(&format!("executing {secure}"));
+    connection.execute(secure).map_err(|error| failed(&error))?;
     Ok(connection)
 }
 
