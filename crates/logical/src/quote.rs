@@ -177,8 +177,13 @@ const RESERVED: &[&str] = &[
 pub fn push_identifier(out: &mut Vec<u8>, name: &[u8]) {
     if is_plain(name) {
         out.extend_from_slice(name);
-        return;
+    } else {
+        push_quoted_identifier(out, name);
     }
+}
+
+/// Appends a name as an SQL identifier in quotes.
+pub fn push_quoted_identifier(out: &mut Vec<u8>, name: &[u8]) {
     out.push(b'"');
     for byte in name {
         if *byte == b'"' {

@@ -108,6 +108,18 @@ impl Rows {
         self.data.get(start..start + length)
     }
 
+    /// The same with every field replaced.
+    #[must_use]
+    pub fn map_fields(mut self, replace: impl Fn(&[u8]) -> Vec<u8>) -> Rows {
+        let old = std::mem::take(&mut self.data);
+        for (start, length) in self.fields.iter_mut().flatten() {
+            let new = replace(&old[*start..*start + *length]);
+            (*start, *length) = (self.data.len(), new.len());
+            self.data.extend_from_slice(&new);
+        }
+        self
+    }
+
     /// The one row that must be there.
     pub fn one(&self) -> Result<Row<'_>, WireError> {
         match self.rows {

@@ -12,6 +12,7 @@
 
 mod collect;
 mod define;
+mod encoding;
 mod error;
 mod model;
 mod options;

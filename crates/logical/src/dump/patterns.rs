@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use pgkeep_wire::quote_literal;
 
 use super::error::{DumpError, Result};
-use super::options::{DumpOptions, Selection};
+use super::options::{DumpOptions, Patterns, Selection};
 use super::session::{EMPTY_SEARCH_PATH, Session};
 
 /// A pattern, taken apart at its dots.
@@ -79,7 +79,7 @@ impl Pattern {
 
 /// Looks up everything that the options name.
 pub(super) fn select(session: &mut Session, options: &DumpOptions) -> Result<Selection> {
-    let patterns = &options.patterns;
+    let patterns = &in_encoding_of(session, &options.patterns);
     let strict = patterns.strict;
     let mut selection = Selection::default();
     if !patterns.schemas.is_empty() {
@@ -112,6 +112,28 @@ pub(super) fn select(session: &mut Session, options: &DumpOptions) -> Result<Sel
     selection.exclude_extensions =
         plain(session, &patterns.exclude_extensions, extensions, "e.extname", None)?;
     Ok(selection)
+}
+
+/// Patterns come as bytes of the session's encoding, whatever it is.
+fn in_encoding_of(session: &Session, patterns: &Patterns) -> Patterns {
+    let lift = |list: &Vec<String>| -> Vec<String> {
+        let lifted = list.iter().map(|pattern| session.encoding.lift(pattern.as_bytes()));
+        lifted.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+    };
+    Patterns {
+        schemas: lift(&patterns.schemas),
+        exclude_schemas: lift(&patterns.exclude_schemas),
+        tables: lift(&patterns.tables),
+        tables_and_children: lift(&patterns.tables_and_children),
+        exclude_tables: lift(&patterns.exclude_tables),
+        exclude_tables_and_children: lift(&patterns.exclude_tables_and_children),
+        exclude_table_data: lift(&patterns.exclude_table_data),
+        exclude_table_data_and_children: lift(&patterns.exclude_table_data_and_children),
+        extensions: lift(&patterns.extensions),
+        exclude_extensions: lift(&patterns.exclude_extensions),
+        foreign_servers: lift(&patterns.foreign_servers),
+        strict: patterns.strict,
+    }
 }
 
 fn some(found: BTreeSet<u32>, what: &str) -> Result<BTreeSet<u32>> {

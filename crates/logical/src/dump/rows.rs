@@ -32,8 +32,8 @@ pub(super) fn copy(
         DumpError::new(format!("Dumping the contents of table \"{table}\" failed: {step}() failed."))
             .detail(format!("Error message from server: {}\nCommand was: {command}", server_words(error)))
     };
-    let mut rows =
-        session.connection().copy_out(command).map_err(|error| DumpError::query(&error, command))?;
+    let bytes = session.encoding.lower(command).into_owned();
+    let mut rows = session.connection().copy_out(bytes).map_err(|error| DumpError::query(&error, command))?;
     loop {
         match rows.next() {
             Ok(Some(bytes)) => out.write_all(bytes).map_err(|error| sink(&error))?,
@@ -109,7 +109,7 @@ pub(super) fn inserts(
                 in_command = 0;
             }
         }
-        out.write_all(text.as_bytes()).map_err(|error| sink(&error))?;
+        out.write_all(&session.encoding.lower(&text)).map_err(|error| sink(&error))?;
     }
     if in_command > 0 {
         out.write_all(end.as_bytes()).map_err(|error| sink(&error))?;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use pgkeep_wire::{ConnInfo, Connection, Row, Rows, SessionMode};
 
+use super::encoding::Encoding;
 use super::error::{DumpError, Result, server_words};
 use super::options::{DumpOptions, SessionOptions};
 use super::sql::Quoting;
@@ -29,7 +30,7 @@ pub(crate) struct Session {
     /// The server's version in words.
     pub(crate) version_text: String,
     /// Encoding of all texts.
-    pub(crate) encoding: String,
+    pub(crate) encoding: Encoding,
     pub(crate) quoting: Quoting,
     /// The database.
     pub(crate) database: String,
@@ -49,23 +50,26 @@ impl Session {
         }
         let standard_strings = connection.parameter("standard_conforming_strings") == Some("on");
         let quoting = Quoting { all_identifiers: options.quote_all_identifiers, standard_strings };
+        let utf8 = Encoding::new("UTF8").ok_or_else(|| DumpError::new("no encoding"))?;
         let mut session = Session {
             connection,
             version,
             version_text,
-            encoding: String::new(),
+            encoding: utf8,
             quoting,
             database: conninfo.database().to_owned(),
             is_standby: false,
         };
-        session.set_up(options)?;
+        // As libpq takes it from PGCLIENTENCODING; `auto` would be the locale's.
+        let client = conninfo.get("client_encoding").filter(|encoding| *encoding != "auto" && !encoding.is_empty());
+        session.set_up(options, client)?;
         Ok(session)
     }
 
-    fn set_up(&mut self, options: &DumpOptions) -> Result<()> {
+    fn set_up(&mut self, options: &DumpOptions, client_encoding: Option<&str>) -> Result<()> {
         let SessionOptions { encoding, role, extra_float_digits, .. } = &options.session;
         self.execute(EMPTY_SEARCH_PATH)?;
-        self.encoding = self.choose_encoding(encoding.as_deref())?;
+        self.encoding = self.choose_encoding(encoding.as_deref().or(client_encoding))?;
         if let Some(role) = role {
             self.execute(&format!("SET ROLE {}", self.quoting.name(role)))?;
         }
@@ -107,22 +111,21 @@ impl Session {
         Ok(())
     }
 
-    /// Lets the session speak the encoding asked for, or the database's, and gives its name.
-    fn choose_encoding(&mut self, wanted: Option<&str>) -> Result<String> {
-        let encoding = match wanted {
+    /// Lets the session speak the encoding asked for, or the database's.
+    fn choose_encoding(&mut self, wanted: Option<&str>) -> Result<Encoding> {
+        let name = match wanted {
             Some(wanted) => wanted.to_owned(),
             None => self.one("SELECT pg_catalog.getdatabaseencoding()")?,
         };
-        let set = format!("SET client_encoding = {}", self.quoting.literal(&encoding));
+        let set = format!("SET client_encoding = {}", self.quoting.literal(&name));
         if self.connection.execute(&set).is_err() {
-            return Err(DumpError::new(format!("invalid client encoding \"{encoding}\" specified")));
+            return Err(DumpError::new(format!("invalid client encoding \"{name}\" specified")));
         }
-        let encoding = self.one("SHOW client_encoding")?;
-        if encoding != "UTF8" {
-            return Err(DumpError::new(format!("dumps in encoding \"{encoding}\" are not supported yet"))
-                .hint("Use --encoding=UTF8, unless the database is in SQL_ASCII."));
-        }
-        Ok(encoding)
+        let name = self.one("SHOW client_encoding")?;
+        Encoding::new(&name).ok_or_else(|| {
+            DumpError::new(format!("dumps in encoding \"{name}\" are not supported"))
+                .hint("Use --encoding=UTF8: whoever restores can have any encoding.")
+        })
     }
 
     /// Says which relations the server refuses to expand, against traps set for whoever dumps (CVE-2024-7348).
@@ -137,7 +140,9 @@ impl Session {
 
     /// Runs a query.
     pub(crate) fn query(&mut self, sql: &str) -> Result<Rows> {
-        self.connection.query(sql).map_err(|error| DumpError::query(&error, sql))
+        let rows = self.connection.query(&*self.encoding.lower(sql));
+        let rows = rows.map_err(|error| DumpError::query(&error, sql))?;
+        Ok(if self.encoding.is_foreign() { rows.map_fields(|field| self.encoding.lift(field)) } else { rows })
     }
 
     /// Runs a command.

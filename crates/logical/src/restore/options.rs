@@ -131,6 +131,8 @@ pub struct RestoreOptions {
     pub selection: Selection,
     /// `-v`: more comments in scripts, more messages.
     pub verbose: bool,
+    /// `--quote-all-identifiers`, of dumps.
+    pub quote_all_identifiers: bool,
     /// `-c`: drop before creating.
     pub clean: bool,
     /// `--if-exists`

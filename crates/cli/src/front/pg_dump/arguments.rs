@@ -335,7 +335,10 @@ impl Reading {
                 dump.no_tablespaces = true;
                 restore.no_tablespaces = true;
             }
-            Key::QuoteAllIdentifiers => dump.quote_all_identifiers = true,
+            Key::QuoteAllIdentifiers => {
+                dump.quote_all_identifiers = true;
+                restore.quote_all_identifiers = true;
+            }
             Key::LoadViaPartitionRoot => dump.load_via_partition_root = true,
             Key::Role => dump.session.role = Some(utf8(value)?),
             Key::Section => {

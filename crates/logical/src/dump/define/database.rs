@@ -16,7 +16,7 @@ impl Definer<'_> {
         let schemas = parse_array(&path)
             .ok_or_else(|| DumpError::new("could not parse result of current_schemas()"))?;
         let path: Vec<String> = schemas.iter().map(|schema| self.quoting.name(schema)).collect();
-        let encoding = self.quoting.literal(&session.encoding);
+        let encoding = self.quoting.literal(&session.encoding.name);
         let path = self.quoting.literal(&path.join(", "));
         for (name, definition) in [
             ("ENCODING", format!("SET client_encoding = {encoding};\n")),

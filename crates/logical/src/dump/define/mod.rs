@@ -30,6 +30,7 @@ use std::collections::{HashMap, HashSet};
 use pgkeep_format::archive::{CatalogId, DumpId, Section, Text, TocEntry};
 
 use super::collect::{Collected, Sequence};
+use super::encoding::Encoding;
 use super::error::{DumpError, Result};
 use super::model::{Id, Kind, Model, Parts};
 use super::options::DumpOptions;
@@ -98,6 +99,7 @@ struct Draft {
 struct Definer<'a> {
     options: &'a DumpOptions,
     quoting: Quoting,
+    encoding: Encoding,
     model: &'a mut Model,
     sequences: &'a HashMap<u32, Sequence>,
     texts: Texts,
@@ -120,6 +122,7 @@ pub(crate) fn define(
     let mut definer = Definer {
         options,
         quoting: session.quoting,
+        encoding: session.encoding.clone(),
         model,
         sequences: &collected.sequences,
         texts,
@@ -196,13 +199,14 @@ impl Definer<'_> {
 
     fn add(&mut self, draft: Draft) -> Id {
         let id = draft.id.unwrap_or_else(|| self.model.next_id());
-        let text = |value: Option<String>| value.map(Text::from);
+        let encode = |text: &str| Text::from(&*self.encoding.lower(text));
+        let text = |value: Option<String>| value.map(|value| encode(&value));
         let dump_id = DumpId(id.0);
         self.entries.list.push(TocEntry {
             dump_id,
             had_dumper: draft.data.is_some(),
             catalog_id: draft.catalog,
-            tag: draft.tag.into(),
+            tag: encode(&draft.tag),
             desc: draft.desc.into(),
             section: draft.section.unwrap_or(Section::None),
             definition: text(draft.definition),

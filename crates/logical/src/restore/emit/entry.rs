@@ -36,7 +36,7 @@ impl Emitter<'_> {
         let definition = entry.definition.as_deref().unwrap_or_default();
         if options.no_owner && entry.desc == "SCHEMA" && !definition.starts_with(b"--") {
             let mut sql = b"CREATE SCHEMA ".to_vec();
-            quote::push_identifier(&mut sql, &entry.tag);
+            self.push_identifier(&mut sql, &entry.tag);
             sql.extend_from_slice(b";\n\n\n");
             self.command(sql)?;
         } else if entry.desc == "BLOB METADATA" {
@@ -129,14 +129,14 @@ impl Emitter<'_> {
     fn alter_owner(&mut self, entry: &TocEntry, owner: &Text) -> Result<(), RestoreError> {
         if entry.desc == "BLOB METADATA" {
             let mut end = b" OWNER TO ".to_vec();
-            quote::push_identifier(&mut end, owner);
+            self.push_identifier(&mut end, owner);
             return self.for_each_large_object(entry, b"ALTER LARGE OBJECT ", &end);
         }
         let Some(object) = owned_object(entry)? else { return Ok(()) };
         let mut sql = b"ALTER ".to_vec();
         sql.extend_from_slice(&object);
         sql.extend_from_slice(b" OWNER TO ");
-        quote::push_identifier(&mut sql, owner);
+        self.push_identifier(&mut sql, owner);
         sql.extend_from_slice(b";\n\n");
         self.command(sql)
     }
@@ -149,7 +149,7 @@ impl Emitter<'_> {
         let mut sql = b"ALTER TABLE ".to_vec();
         quote::push_qualified(&mut sql, entry.namespace.as_deref(), &entry.tag);
         sql.extend_from_slice(b" SET ACCESS METHOD ");
-        quote::push_identifier(&mut sql, method);
+        self.push_identifier(&mut sql, method);
         self.setting(&sql, "could not alter table access method")
     }
 }

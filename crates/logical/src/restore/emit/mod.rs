@@ -75,6 +75,15 @@ impl<'a> Emitter<'a> {
         }
     }
 
+    /// Appends a name, in quotes where it, or the options, ask for them.
+    fn push_identifier(&self, out: &mut Vec<u8>, name: &[u8]) {
+        if self.job.options.quote_all_identifiers {
+            quote::push_quoted_identifier(out, name);
+        } else {
+            quote::push_identifier(out, name);
+        }
+    }
+
     fn is_script(&self) -> bool {
         matches!(self.target, Target::Script(_))
     }
@@ -163,7 +172,7 @@ impl<'a> Emitter<'a> {
         self.command(format!("SET standard_conforming_strings = {on_off};\n"))?;
         if let Some(role) = &job.options.role {
             let mut sql = b"SET ROLE ".to_vec();
-            quote::push_identifier(&mut sql, role);
+            self.push_identifier(&mut sql, role);
             sql.extend_from_slice(b";\n");
             self.command(sql)?;
         }
@@ -237,7 +246,7 @@ impl<'a> Emitter<'a> {
             return Ok(());
         }
         let mut sql = b"SET search_path = ".to_vec();
-        quote::push_identifier(&mut sql, schema);
+        self.push_identifier(&mut sql, schema);
         if *schema != "pg_catalog" {
             sql.extend_from_slice(b", pg_catalog");
         }
@@ -251,7 +260,11 @@ impl<'a> Emitter<'a> {
         if self.job.options.no_tablespaces || self.tablespace.as_ref() == Some(tablespace) {
             return Ok(());
         }
-        let name = if tablespace.is_empty() { b"''".to_vec() } else { quote::identifier(tablespace) };
+        let name = if tablespace.is_empty() { b"''".to_vec() } else { {
+            let mut name = Vec::new();
+            self.push_identifier(&mut name, tablespace);
+            name
+        } };
         let sql = [b"SET default_tablespace = ", &name[..]].concat();
         let shown = String::from_utf8_lossy(&name);
         self.setting(&sql, &format!("could not set \"default_tablespace\" to {shown}"))?;
@@ -265,7 +278,7 @@ impl<'a> Emitter<'a> {
             return Ok(());
         }
         let mut sql = b"SET default_table_access_method = ".to_vec();
-        quote::push_identifier(&mut sql, method);
+        self.push_identifier(&mut sql, method);
         self.setting(&sql, "could not set \"default_table_access_method\"")?;
         self.table_access_method = Some(method.clone());
         Ok(())
