@@ -47,7 +47,7 @@ impl Messages {
         let mut lines = text.lines();
         self.warning(lines.next().unwrap_or_default());
         for line in lines {
-            self.line("", &format!("warning: {line}"));
+            self.line("", line);
         }
     }
 

@@ -41,7 +41,6 @@ pub(super) fn copy(
             Err(error) => return Err(failure(&error, "PQgetResult")),
         }
     }
-    drop(rows);
     out.write_all(b"\\.\n\n\n").map_err(|error| sink(&error))?;
     if foreign {
         session.restrict_relations("view, foreign-table")?;

@@ -115,7 +115,7 @@ enum Key {
     Filter,
     ExcludeExtension,
     SequenceData,
-    RestrictKey,
+    Restrict,
 }
 
 const fn flag(long: &'static str, short: u8, key: Key) -> OptionSpec<Key> {
@@ -201,7 +201,7 @@ const SPECS: &[OptionSpec<Key>] = &[
     value("filter", 0, Key::Filter),
     value("exclude-extension", 0, Key::ExcludeExtension),
     flag("sequence-data", 0, Key::SequenceData),
-    value("restrict-key", 0, Key::RestrictKey),
+    value("restrict-key", 0, Key::Restrict),
 ];
 
 /// What is decided only when all options are known.
@@ -412,7 +412,7 @@ impl Reading {
             Key::Filter => self.read_filter(Path::new(value))?,
             Key::ExcludeExtension => patterns.exclude_extensions.push(utf8(value)?),
             Key::SequenceData => dump.sequence_data = true,
-            Key::RestrictKey => raw.restrict_key = Some(value.to_string_lossy().into_owned()),
+            Key::Restrict => raw.restrict_key = Some(value.to_string_lossy().into_owned()),
         }
         Ok(())
     }

@@ -235,7 +235,8 @@ impl Collector<'_> {
              JOIN pg_catalog.pg_language l ON l.oid = t.trflang ORDER BY t.trftype, t.trflang",
         )?;
         for row in rows.iter() {
-            let name = self.joined_names(&[row.parse("trftype")?], row.text("lanname")?);
+            let language = self.session.quoting.name(row.text("lanname")?);
+            let name = self.joined_names(&[row.parse("trftype")?], &language);
             let id = self.model.add(catalog_id(row)?, name, None, Kind::Transform);
             self.select(id);
         }

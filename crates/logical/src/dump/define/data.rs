@@ -81,7 +81,7 @@ impl Definer<'_> {
         let columns: Vec<_> = table
             .columns
             .iter()
-            .filter(|column| !column.dropped && !(name_columns && column.generated != 0))
+            .filter(|column| !column.dropped && (!name_columns || column.generated == 0))
             .collect();
         let expressions: Vec<String> = columns
             .iter()

@@ -57,8 +57,8 @@ impl Definer<'_> {
     pub(super) fn transform(&mut self, id: Id) -> Result<()> {
         let object = self.model.get(id);
         let record = self.texts.records.of(object.catalog);
-        let of =
-            format!("FOR {} LANGUAGE {}", self.type_name(record.oid("trftype"))?, record.text("lanname"));
+        let language = self.quoting.name(record.text("lanname"));
+        let of = format!("FOR {} LANGUAGE {language}", self.type_name(record.oid("trftype"))?);
         let mut functions = Vec::new();
         for (word, column) in [("FROM", "trffromsql"), ("TO", "trftosql")] {
             let oid = record.oid(column);

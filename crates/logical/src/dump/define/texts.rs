@@ -32,14 +32,16 @@ pub(super) struct Texts {
     pub(super) base_types: HashMap<u32, BaseTypeTexts>,
     pub(super) domains: HashMap<u32, DomainTexts>,
     pub(super) composites: HashMap<u32, Vec<CompositeColumn>>,
-    /// Column, its privileges, and its initial ones.
-    pub(super) column_privileges: HashMap<u32, Vec<(String, Option<String>, Option<String>)>>,
+    pub(super) column_privileges: HashMap<u32, Vec<ColumnPrivileges>>,
     pub(super) depends_on_extension: HashMap<CatalogId, Vec<String>>,
     /// Of classes that are put together from columns.
     pub(super) records: Records,
     /// Positions of sequences on servers before 18.
     pub(super) positions: HashMap<u32, (i64, bool)>,
 }
+
+/// A column, its privileges, and its initial ones.
+pub(super) type ColumnPrivileges = (String, Option<String>, Option<String>);
 
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "they are columns of pg_proc")]

@@ -5,7 +5,6 @@ use pgkeep_format::archive::TocEntry;
 use super::entry::Part;
 use super::split::CommandSplitter;
 use super::{Emitter, Target};
-use crate::quote;
 use crate::restore::error::RestoreError;
 use crate::restore::select::Wanted;
 use crate::restore::source::{Piece, Source};
@@ -121,7 +120,8 @@ impl Emitter<'_> {
     ) -> Result<(), RestoreError> {
         let job = self.job;
         let toggles_triggers = job.options.disable_triggers && !job.options.selection.schema;
-        let table = quote::qualified(entry.namespace.as_deref(), &entry.tag);
+        let mut table = Vec::new();
+        self.push_qualified(&mut table, entry.namespace.as_deref(), &entry.tag);
         if toggles_triggers {
             job.reporter.info(&format!("disabling triggers for {}", entry.tag));
             self.become_user(job.options.superuser.as_ref())?;

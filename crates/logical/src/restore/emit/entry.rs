@@ -3,7 +3,6 @@
 use pgkeep_format::archive::{ArchiveFormat, DataLocation, Text, TocEntry};
 
 use super::Emitter;
-use crate::quote;
 use crate::restore::error::RestoreError;
 use crate::restore::list::push_line;
 use crate::restore::select::is_acl;
@@ -132,7 +131,7 @@ impl Emitter<'_> {
             self.push_identifier(&mut end, owner);
             return self.for_each_large_object(entry, b"ALTER LARGE OBJECT ", &end);
         }
-        let Some(object) = owned_object(entry)? else { return Ok(()) };
+        let Some(object) = owned_object(self, entry)? else { return Ok(()) };
         let mut sql = b"ALTER ".to_vec();
         sql.extend_from_slice(&object);
         sql.extend_from_slice(b" OWNER TO ");
@@ -147,7 +146,7 @@ impl Emitter<'_> {
             return Ok(());
         }
         let mut sql = b"ALTER TABLE ".to_vec();
-        quote::push_qualified(&mut sql, entry.namespace.as_deref(), &entry.tag);
+        self.push_qualified(&mut sql, entry.namespace.as_deref(), &entry.tag);
         sql.extend_from_slice(b" SET ACCESS METHOD ");
         self.push_identifier(&mut sql, method);
         self.setting(&sql, "could not alter table access method")
@@ -155,7 +154,7 @@ impl Emitter<'_> {
 }
 
 /// An entry's object as `ALTER … OWNER TO` names it; none where the object has no owner of its own.
-fn owned_object(entry: &TocEntry) -> Result<Option<Vec<u8>>, RestoreError> {
+fn owned_object(emitter: &Emitter<'_>, entry: &TocEntry) -> Result<Option<Vec<u8>>, RestoreError> {
     let desc = &entry.desc[..];
     match desc {
         b"COLLATION"
@@ -179,7 +178,7 @@ fn owned_object(entry: &TocEntry) -> Result<Option<Vec<u8>>, RestoreError> {
         | b"PUBLICATION"
         | b"SUBSCRIPTION" => {
             let mut object = [desc, b" "].concat();
-            quote::push_qualified(&mut object, entry.namespace.as_deref(), &entry.tag);
+            emitter.push_qualified(&mut object, entry.namespace.as_deref(), &entry.tag);
             Ok(Some(object))
         }
         b"BLOB" => Ok(Some([b"LARGE OBJECT ", &entry.tag[..]].concat())),

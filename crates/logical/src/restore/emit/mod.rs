@@ -84,6 +84,15 @@ impl<'a> Emitter<'a> {
         }
     }
 
+    /// Appends `schema.name`, or `name` where there is no schema.
+    fn push_qualified(&self, out: &mut Vec<u8>, schema: Option<&[u8]>, name: &[u8]) {
+        if let Some(schema) = schema.filter(|schema| !schema.is_empty()) {
+            self.push_identifier(out, schema);
+            out.push(b'.');
+        }
+        self.push_identifier(out, name);
+    }
+
     fn is_script(&self) -> bool {
         matches!(self.target, Target::Script(_))
     }
@@ -293,7 +302,8 @@ impl<'a> Emitter<'a> {
                 if let Some(key) = &key {
                     self.comment(format!("\\unrestrict {key}\n"))?;
                 }
-                self.comment(meta_connect(database)?)?;
+                let line = self.meta_connect(database)?;
+                self.comment(line)?;
                 if let Some(key) = &key {
                     self.comment(format!("\\restrict {key}\n"))?;
                 }
@@ -303,33 +313,36 @@ impl<'a> Emitter<'a> {
         self.forget_state();
         self.fixed_state()
     }
-}
 
-/// psql's `\connect`.
-fn meta_connect(database: &Text) -> Result<Vec<u8>, RestoreError> {
-    if database.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-        return Err(RestoreError::new(format!(
-            "database name contains a newline or carriage return: \"{database}\""
-        ))
-        .hint("restore without -C into a database that was created by hand"));
-    }
-    let is_simple = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
-    if database.iter().all(is_simple) {
-        return Ok([b"\\connect ", &database[..], b"\n"].concat());
-    }
-    // As a connection string, inside an identifier's quotes for psql's scanner.
-    let mut conninfo = b"dbname=".to_vec();
-    push_conninfo_value(&mut conninfo, database);
-    let mut line = b"\\encoding SQL_ASCII\n\\connect -reuse-previous=on ".to_vec();
-    line.push(b'"');
-    for byte in conninfo {
-        if byte == b'"' {
-            line.push(b'"');
+    /// psql's `\connect`.
+    fn meta_connect(&self, database: &Text) -> Result<Vec<u8>, RestoreError> {
+        if database.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            return Err(RestoreError::new(format!(
+                "database name contains a newline or carriage return: \"{database}\""
+            ))
+            .hint("restore without -C into a database that was created by hand"));
         }
-        line.push(byte);
+        let is_simple = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+        if database.iter().all(is_simple) {
+            let mut line = b"\\connect ".to_vec();
+            self.push_identifier(&mut line, database);
+            line.push(b'\n');
+            return Ok(line);
+        }
+        // As a connection string, inside an identifier's quotes for psql's scanner.
+        let mut conninfo = b"dbname=".to_vec();
+        push_conninfo_value(&mut conninfo, database);
+        let mut line = b"\\encoding SQL_ASCII\n\\connect -reuse-previous=on ".to_vec();
+        line.push(b'"');
+        for byte in conninfo {
+            if byte == b'"' {
+                line.push(b'"');
+            }
+            line.push(byte);
+        }
+        line.extend_from_slice(b"\"\n");
+        Ok(line)
     }
-    line.extend_from_slice(b"\"\n");
-    Ok(line)
 }
 
 fn push_conninfo_value(out: &mut Vec<u8>, value: &[u8]) {

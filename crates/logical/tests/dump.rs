@@ -1,0 +1,235 @@
+//! Dumps of servers 14 to 18: scripts are stock 18's byte for byte, and archives are restored by stock's `pg_restore`.
+
+mod dump_support;
+
+use std::fs;
+
+use dump_support::{
+    DATABASE, assert_same_text, cluster_with_everything, conninfo, ours, output, quoted, said, stock, text,
+};
+use pgkeep_testkit::{Cluster, Scratch};
+
+/// Options that change what is dumped or how.
+const OPTIONS: &[&[&str]] = &[
+    &[],
+    &["--schema-only"],
+    &["--data-only", "--disable-triggers", "--superuser=boss"],
+    &["--clean", "--if-exists", "--create"],
+    &["--create", "--no-owner", "--no-privileges"],
+    &["--inserts", "--no-schema"],
+    &["--column-inserts", "--rows-per-insert=2", "--on-conflict-do-nothing", "--load-via-partition-root"],
+    &["--section=pre-data", "--use-set-session-authorization"],
+    &["--section=data", "--no-large-objects"],
+    &["--section=post-data", "--no-tablespaces", "--no-table-access-method"],
+    &["--quote-all-identifiers", "--clean", "--create"],
+    &["--disable-dollar-quoting", "--no-comments", "--no-policies", "--no-publications", "--no-subscriptions"],
+    &["--no-data", "--sequence-data", "--no-toast-compression"],
+    &["--no-unlogged-table-data", "--large-objects", "--exclude-table-data=plain.par*"],
+    &["--schema=plain", "--schema=\"Odd Schema\"", "--exclude-table=plain.p*"],
+    &["--table=plain.parted", "--table=code.\"View\"", "--strict-names"],
+    &["--table-and-children=plain.parent", "--large-objects", "--no-comments"],
+    &["--exclude-schema=o*", "--exclude-table-and-children=plain.parted", "--extra-float-digits=0"],
+    &["--extension=citext"],
+    &["--exclude-extension=*", "--schema-only"],
+    &["--encoding=LATIN1", "--serializable-deferrable"],
+    &["--enable-row-security", "--role=grantee_role", "--schema=plain", "--table=plain.nowhere"],
+];
+
+fn scripts_are_stocks(major: u32) {
+    let cluster = cluster_with_everything(major);
+    let connection = conninfo(&cluster, DATABASE);
+    for options in OPTIONS {
+        let mut arguments = vec!["--restrict-key=key", "-d", &connection];
+        arguments.extend_from_slice(options);
+        let what = format!("{major} {options:?}");
+        let (theirs, mine) = (stock("pg_dump", &arguments), ours("pg_dump", &arguments));
+        assert_eq!(
+            (mine.status.code(), said(&mine)),
+            (theirs.status.code(), said(&theirs)),
+            "{what}"
+        );
+        assert_same_text(&what, &theirs.stdout, &mine.stdout);
+    }
+}
+
+#[test]
+fn scripts_of_14_are_stocks() {
+    scripts_are_stocks(14);
+}
+
+#[test]
+fn scripts_of_15_are_stocks() {
+    scripts_are_stocks(15);
+}
+
+#[test]
+fn scripts_of_16_are_stocks() {
+    scripts_are_stocks(16);
+}
+
+#[test]
+fn scripts_of_17_are_stocks() {
+    scripts_are_stocks(17);
+}
+
+#[test]
+fn scripts_of_18_are_stocks() {
+    scripts_are_stocks(18);
+}
+
+#[test]
+fn archives_of_all_formats_are_restored_by_stock() {
+    let cluster = cluster_with_everything(18);
+    let connection = conninfo(&cluster, DATABASE);
+    let scratch = Scratch::new();
+    let script = |database: &str| {
+        output("stock", stock("pg_dump", &["--restrict-key=key", "-d", &conninfo(&cluster, database)]))
+    };
+    let before = script(DATABASE);
+    let formats: [&[&str]; 6] = [
+        &["-Fc"],
+        &["-Fc", "-Z0"],
+        &["-Fc", "-Zgzip:1"],
+        &["-Fd"],
+        &["-Fd", "-Z0"],
+        &["-Ft"],
+    ];
+    for (number, options) in formats.iter().enumerate() {
+        let what = format!("{options:?}");
+        let path = scratch.path().join(number.to_string());
+        let mut arguments = vec!["-d", &connection, "-f", text(&path)];
+        arguments.extend_from_slice(options);
+        output(&what, ours("pg_dump", &arguments));
+        // As a script, which says whether the archive is understood.
+        let list = output(&what, stock("pg_restore", &["--restrict-key=key", "-f", "-", text(&path)]));
+        assert_same_text(&what, &before, &list);
+        // As a database: dumped again it is the same.
+        let database = format!("back {number}");
+        cluster.sql(&format!("CREATE DATABASE {}", quoted(&database)));
+        let target = conninfo(&cluster, &database);
+        output(&what, stock("pg_restore", &["--exit-on-error", "-d", &target, text(&path)]));
+        assert_same_text(&what, &before, &script(&database));
+    }
+}
+
+#[test]
+fn a_dump_into_a_pipe_can_be_restored() {
+    let cluster = cluster_with_everything(18);
+    let connection = conninfo(&cluster, DATABASE);
+    let scratch = Scratch::new();
+    let archive = output("pipe", ours("pg_dump", &["-Fc", "-d", &connection]));
+    let path = scratch.path().join("archive");
+    fs::write(&path, archive).unwrap();
+    let before = output("stock", stock("pg_dump", &["--restrict-key=key", "-d", &connection]));
+    let script = output("stock", stock("pg_restore", &["--restrict-key=key", "-f", "-", text(&path)]));
+    assert_same_text("pipe", &before, &script);
+}
+
+#[test]
+fn databases_in_other_encodings_keep_every_byte() {
+    let cluster = Cluster::builder(18).start();
+    for (database, encoding) in [("latin", "LATIN1"), ("bytes", "SQL_ASCII")] {
+        cluster.sql(&format!(
+            "CREATE DATABASE {database} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
+        ));
+        // In hexadecimal, so that this file stays UTF-8.
+        cluster.sql_db(
+            database,
+            "SET client_encoding = SQL_ASCII; \
+             DO $$ DECLARE name text := convert_from('\\x74e9ff74'::bytea, getdatabaseencoding()); BEGIN \
+             EXECUTE format('CREATE TABLE %I (a text DEFAULT %L)', name, name); \
+             EXECUTE format('INSERT INTO %I VALUES (%L)', name, name || '\\'); \
+             EXECUTE format('COMMENT ON TABLE %I IS %L', name, name); END $$",
+        );
+        for options in [&[][..], &["--inserts"], &["--quote-all-identifiers"]] {
+            let connection = conninfo(&cluster, database);
+            let mut arguments = vec!["--restrict-key=key", "-d", &connection];
+            arguments.extend_from_slice(options);
+            let what = format!("{encoding} {options:?}");
+            let theirs = output(&what, stock("pg_dump", &arguments));
+            assert!(theirs.windows(4).any(|bytes| bytes == b"t\xe9\xfft"), "{what}: no such name in the dump");
+            assert_same_text(&what, &theirs, &output(&what, ours("pg_dump", &arguments)));
+        }
+    }
+}
+
+#[test]
+fn circles_of_foreign_keys_are_told_in_dumps_of_data() {
+    let cluster = Cluster::builder(18).start();
+    cluster.sql(
+        "CREATE TABLE a (id int PRIMARY KEY, b int); CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a); \
+         ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES b; CREATE TABLE c (id int PRIMARY KEY, c int REFERENCES c); \
+         CREATE TABLE z (id int PRIMARY KEY); CREATE TABLE d (id int REFERENCES z)",
+    );
+    let connection = cluster.conninfo();
+    let arguments = ["--restrict-key=key", "-a", "-d", &connection];
+    let (theirs, mine) = (stock("pg_dump", &arguments), ours("pg_dump", &arguments));
+    assert!(!theirs.stderr.is_empty());
+    assert_eq!(String::from_utf8_lossy(&mine.stderr), String::from_utf8_lossy(&theirs.stderr));
+    assert_same_text("data only", &theirs.stdout, &mine.stdout);
+}
+
+#[test]
+fn what_cannot_be_done_is_told_in_stocks_words() {
+    let cluster = Cluster::builder(18).start();
+    let connection = cluster.conninfo();
+    for arguments in [
+        &["-t", "nowhere"][..],
+        &["-n", "nowhere"],
+        &["-e", "nowhere"],
+        &["--strict-names", "-t", "pg_class", "-t", "nowhere.*"],
+        &["-t", "a.b.c.d"],
+        &["-n", "a.b"],
+        &["-n", "a.b.c"],
+        &["-t", "other.public.t"],
+        &["--role=nobody"],
+        &["-E", "nonsense"],
+        &["-a", "-s"],
+        &["-Fx"],
+        &["-Z", "nonsense"],
+        &["-j0"],
+        &["-j2"],
+        &["--rows-per-insert=0"],
+        &["--if-exists"],
+        &["--on-conflict-do-nothing"],
+        &["--restrict-key=x", "-Fc"],
+        &["--restrict-key=!"],
+        &["--nonsense"],
+        &["one", "two", "three"],
+        &["--snapshot=nonsense"],
+        &["--section=nonsense"],
+        &["-Ft", "-Z1"],
+    ] {
+        let mut all = vec!["-d", &connection];
+        all.extend_from_slice(arguments);
+        let (theirs, mine) = (stock("pg_dump", &all), ours("pg_dump", &all));
+        assert_eq!(
+            (mine.status.code(), said(&mine)),
+            (theirs.status.code(), said(&theirs)),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn a_dump_that_fails_leaves_nothing_under_its_name() {
+    let cluster = Cluster::builder(18).start();
+    cluster.sql(
+        "CREATE FUNCTION fails(integer) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$; \
+         CREATE TABLE t (a integer); INSERT INTO t VALUES (1); CREATE ROLE nobody_special LOGIN; \
+         REVOKE ALL ON t FROM PUBLIC",
+    );
+    let scratch = Scratch::new();
+    let connection = format!("{} user=nobody_special", cluster.conninfo());
+    for format in ["-Fp", "-Fc", "-Ft"] {
+        let path = scratch.path().join("dump");
+        let result = ours("pg_dump", &[format, "-d", &connection, "-f", text(&path)]);
+        assert_eq!(result.status.code(), Some(1), "{format}");
+        let files: Vec<_> = fs::read_dir(scratch.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        assert!(files.is_empty(), "{format} left {files:?}");
+    }
+    let full = ours("pg_dump", &["-d", &cluster.conninfo(), "-f", "/dev/full"]);
+    assert_eq!(full.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&full.stderr);
+    assert!(said.contains("could not write to output file"), "{said}");
+}
