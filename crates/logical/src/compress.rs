@@ -32,7 +32,7 @@ pub enum Framing {
 /// # Errors
 /// When a decompressor cannot be made.
 pub fn reader<'a>(
-    compressed: impl BufRead + 'a,
+    mut compressed: impl BufRead + 'a,
     compression: Compression,
     framing: Framing,
 ) -> io::Result<Box<dyn Read + 'a>> {
@@ -41,6 +41,8 @@ pub fn reader<'a>(
         (Compression::Gzip, Framing::File) => Box::new(MultiGzDecoder::new(compressed)),
         (Compression::Gzip, Framing::Chunks) => Box::new(ZlibStreams::new(compressed)),
         (Compression::Lz4, _) => Box::new(Lz4Frames { decoder: FrameDecoder::new(compressed) }),
+        // `pg_dump` makes nothing at all of nothing.
+        (Compression::Zstd, _) if compressed.fill_buf()?.is_empty() => Box::new(io::empty()),
         (Compression::Zstd, _) => Box::new(zstd::stream::read::Decoder::with_buffer(compressed)?),
     })
 }

@@ -196,8 +196,8 @@ fn lead(
             Ok(Report::Done { worker, index, outcome, errors: more }) => {
                 let entry = &entries[index];
                 job.reporter.info(&format!("finished item {} {} {}", entry.dump_id, entry.desc, entry.tag));
-                // As stock counts: an entry with errors is one.
-                *errors += u64::from(more > 0);
+                // As stock counts: the errors of an entry, and the entry.
+                *errors += more + u64::from(more > 0);
                 note(job, outcome, index, wanted, created);
                 schedule.done(index);
                 idle.push(worker);
