@@ -70,8 +70,8 @@ fn what_is_no_archive_is_told_as_by_stock() {
     }
     same(&["-l", &directory]);
     same(&["-l", "/nonexistent"]);
-    let path = write(&scratch, "tar", "x");
-    same(&["-l", "-Fc", &path]);
+    same(&["-l", "-Fc", &write(&scratch, "long", &long)]);
+    same(&["-l", "-Fd", "/nonexistent"]);
 }
 
 #[test]

@@ -127,9 +127,10 @@ fn second_part(
             let spawned = std::thread::Builder::new().name(format!("restore-{worker}")).spawn_scoped(
                 scope,
                 move || {
-                    let failed = work(job, info, source, worker, &inbox, &report).err();
-                    // The leader may have gone.
-                    failed.map(|error| report.send(Report::Failed(error)))
+                    if let Err(error) = work(job, info, source, worker, &inbox, &report) {
+                        // The leader may have gone.
+                        drop(report.send(Report::Failed(error)));
+                    }
                 },
             );
             if let Err(error) = spawned {
