@@ -4,11 +4,15 @@
 //! takes several streams one after the other as one, which stock's reader does not do everywhere: see the rules for
 //! joining in [`Framing`].
 
+mod lz4_walk;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 use lz4_flex::frame::FrameDecoder;
 use pgkeep_format::archive::Compression;
+
+use lz4_walk::Lz4Walk;
 
 /// What compressed bytes lie in. It decides how gzip is meant.
 ///
@@ -32,7 +36,7 @@ pub enum Framing {
 /// # Errors
 /// When a decompressor cannot be made.
 pub fn reader<'a>(
-    compressed: impl BufRead + 'a,
+    mut compressed: impl BufRead + 'a,
     compression: Compression,
     framing: Framing,
 ) -> io::Result<Box<dyn Read + 'a>> {
@@ -40,7 +44,11 @@ pub fn reader<'a>(
         (Compression::None, _) => Box::new(compressed),
         (Compression::Gzip, Framing::File) => Box::new(MultiGzDecoder::new(compressed)),
         (Compression::Gzip, Framing::Chunks) => Box::new(ZlibStreams::new(compressed)),
-        (Compression::Lz4, _) => Box::new(Lz4Frames { decoder: FrameDecoder::new(compressed) }),
+        (Compression::Lz4, _) => {
+            Box::new(Lz4Frames { decoder: Some(FrameDecoder::new(Lz4Walk::new(compressed))) })
+        }
+        // `pg_dump` makes nothing at all of nothing.
+        (Compression::Zstd, _) if compressed.fill_buf()?.is_empty() => Box::new(io::empty()),
         (Compression::Zstd, _) => Box::new(zstd::stream::read::Decoder::with_buffer(compressed)?),
     })
 }
@@ -86,19 +94,21 @@ impl<R: BufRead> Read for ZlibStreams<R> {
     }
 }
 
-/// LZ4 frames, one after the other.
+/// LZ4 frames, one after the other. Each has a decoder of its own: buffers of one are not fit for another block size.
 struct Lz4Frames<R: Read> {
-    decoder: FrameDecoder<R>,
+    decoder: Option<FrameDecoder<Lz4Walk<R>>>,
 }
 
 impl<R: BufRead> Read for Lz4Frames<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let read = self.decoder.read(buffer)?;
-            if read > 0 || buffer.is_empty() || self.decoder.get_mut().fill_buf()?.is_empty() {
+        while let Some(decoder) = &mut self.decoder {
+            let read = decoder.read(buffer)?;
+            if read > 0 || buffer.is_empty() || decoder.get_mut().is_at_end()? {
                 return Ok(read);
             }
+            self.decoder = self.decoder.take().map(|ended| FrameDecoder::new(ended.into_inner()));
         }
+        Ok(0)
     }
 }
 
@@ -186,6 +196,83 @@ impl<W: Write> Write for Compressor<W> {
             Compressor::Gzip(encoder) => encoder.flush(),
             Compressor::Lz4(encoder) => encoder.flush(),
             Compressor::Zstd(encoder) => encoder.flush(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [(Compression, Framing); 7] = [
+        (Compression::None, Framing::Chunks),
+        (Compression::Gzip, Framing::Chunks),
+        (Compression::Gzip, Framing::File),
+        (Compression::Lz4, Framing::Chunks),
+        (Compression::Lz4, Framing::File),
+        (Compression::Zstd, Framing::Chunks),
+        (Compression::Zstd, Framing::File),
+    ];
+
+    fn compressed(bytes: &[u8], compression: Compression, framing: Framing) -> Vec<u8> {
+        let mut compressor = Compressor::new(Vec::new(), compression, None, framing).unwrap();
+        compressor.write_all(bytes).unwrap();
+        compressor.finish().unwrap()
+    }
+
+    fn read(bytes: &[u8], compression: Compression, framing: Framing) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        buffered_reader(bytes, compression, framing)?.read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    /// Text that compresses a little, and more than one block of each codec.
+    fn text() -> Vec<u8> {
+        (0..60_000_u32)
+            .flat_map(|number| format!("{}\t", number.wrapping_mul(2_654_435_761)).into_bytes())
+            .collect()
+    }
+
+    #[test]
+    fn streams_one_after_the_other_are_one() {
+        let text = text();
+        for (compression, framing) in ALL {
+            for cut in [0, 1, text.len() / 2, text.len()] {
+                let (head, tail) = text.split_at(cut);
+                let both =
+                    [compressed(head, compression, framing), compressed(tail, compression, framing)].concat();
+                assert!(
+                    read(&both, compression, framing).unwrap() == text,
+                    "{compression:?} {framing:?} {cut}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_is_never_taken_for_a_whole_one() {
+        let text = text();
+        for (compression, framing) in ALL.into_iter().skip(1) {
+            let whole = compressed(&text, compression, framing);
+            for length in (1..20).chain(whole.len() - 20..whole.len()).chain([whole.len() / 2]) {
+                assert!(read(&whole[..length], compression, framing).is_err(), "{compression:?} {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error_or_changes_nothing_but_data() {
+        let whole = text();
+        for (compression, framing) in ALL {
+            let good = compressed(&whole[..2000], compression, framing);
+            for at in 0..good.len() {
+                let mut bad = good.clone();
+                bad[at] ^= 0x10;
+                // No panic, and no more than a block beyond what there was.
+                if let Ok(out) = read(&bad, compression, framing) {
+                    assert!(out.len() < 1 << 23);
+                }
+            }
         }
     }
 }

@@ -214,7 +214,7 @@ impl Connection {
     // --- what the other modules build on ---
 
     /// Sends a simple query; the connection is busy until [`Connection::finish_command`].
-    pub(crate) fn start_command(&mut self, sql: impl AsRef<[u8]>) -> Result<(), WireError> {
+    pub(crate) fn start_command(&mut self, sql: &(impl AsRef<[u8]> + ?Sized)) -> Result<(), WireError> {
         match self.phase {
             Phase::Idle => {}
             Phase::Busy => return Err(WireError::Busy),

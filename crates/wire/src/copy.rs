@@ -7,7 +7,7 @@ use crate::error::WireError;
 
 impl Connection {
     /// Runs `COPY … TO STDOUT`.
-    pub fn copy_out(&mut self, sql: impl AsRef<[u8]>) -> Result<CopyOut<'_>, WireError> {
+    pub fn copy_out(&mut self, sql: &(impl AsRef<[u8]> + ?Sized)) -> Result<CopyOut<'_>, WireError> {
         self.start_command(sql)?;
         match self.receive("waiting for COPY to begin")? {
             b'H' => Ok(CopyOut { connection: self, done: false }),
@@ -17,7 +17,7 @@ impl Connection {
     }
 
     /// Runs `COPY … FROM STDIN`.
-    pub fn copy_in(&mut self, sql: impl AsRef<[u8]>) -> Result<CopyIn<'_>, WireError> {
+    pub fn copy_in(&mut self, sql: &(impl AsRef<[u8]> + ?Sized)) -> Result<CopyIn<'_>, WireError> {
         self.start_command(sql)?;
         match self.receive("waiting for COPY to begin")? {
             b'G' => Ok(CopyIn { connection: self, finished: false }),

@@ -192,7 +192,7 @@ impl<'a> Row<'a> {
 impl Connection {
     /// Runs one or more statements with the simple protocol; the rows are those of the last one.
     /// Text in an encoding other than UTF-8 is fine, as bytes.
-    pub fn query(&mut self, sql: impl AsRef<[u8]>) -> Result<Rows, WireError> {
+    pub fn query(&mut self, sql: &(impl AsRef<[u8]> + ?Sized)) -> Result<Rows, WireError> {
         self.start_command(sql)?;
         let mut last = Rows::default();
         let mut in_result = false;
@@ -248,7 +248,7 @@ impl Connection {
     }
 
     /// Runs one or more statements whose rows do not matter.
-    pub fn execute(&mut self, sql: impl AsRef<[u8]>) -> Result<(), WireError> {
+    pub fn execute(&mut self, sql: &(impl AsRef<[u8]> + ?Sized)) -> Result<(), WireError> {
         self.query(sql).map(|_| ())
     }
 }

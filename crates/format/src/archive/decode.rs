@@ -59,7 +59,7 @@ impl<R: Read> ArchiveDecoder<R> {
         let mut magic = [0; 5];
         match self.bytes(&mut magic) {
             Ok(()) if magic == *MAGIC => {}
-            Ok(()) | Err(ArchiveError::Truncated { .. }) => return Err(ArchiveError::NotAnArchive),
+            Ok(()) => return Err(ArchiveError::NotAnArchive),
             Err(other) => return Err(other),
         }
         let version = ArchiveVersion { major: self.byte()?, minor: self.byte()?, revision: self.byte()? };

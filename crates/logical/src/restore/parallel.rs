@@ -127,9 +127,10 @@ fn second_part(
             let spawned = std::thread::Builder::new().name(format!("restore-{worker}")).spawn_scoped(
                 scope,
                 move || {
-                    let failed = work(job, info, source, worker, &inbox, &report).err();
-                    // The leader may have gone.
-                    failed.map(|error| report.send(Report::Failed(error)))
+                    if let Err(error) = work(job, info, source, worker, &inbox, &report) {
+                        // The leader may have gone.
+                        drop(report.send(Report::Failed(error)));
+                    }
                 },
             );
             if let Err(error) = spawned {
@@ -196,8 +197,8 @@ fn lead(
             Ok(Report::Done { worker, index, outcome, errors: more }) => {
                 let entry = &entries[index];
                 job.reporter.info(&format!("finished item {} {} {}", entry.dump_id, entry.desc, entry.tag));
-                // As stock counts: an entry with errors is one.
-                *errors += u64::from(more > 0);
+                // As stock counts: the errors of an entry, and the entry.
+                *errors += more + u64::from(more > 0);
                 note(job, outcome, index, wanted, created);
                 schedule.done(index);
                 idle.push(worker);

@@ -186,11 +186,11 @@ impl<'a> Server<'a> {
             self.told_of_stage = true;
             self.reporter.info("while PROCESSING TOC:");
         }
-        if let Some((entry, told)) = &mut self.entry {
-            if !*told {
-                *told = true;
-                self.reporter.info(entry);
-            }
+        if let Some((entry, told)) = &mut self.entry
+            && !*told
+        {
+            *told = true;
+            self.reporter.info(entry);
         }
         self.reporter.error(&text);
         self.errors += 1;

@@ -39,7 +39,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Key {
+enum Switch {
     Clean,
     Create,
     DataOnly,
@@ -93,67 +93,67 @@ enum Key {
     RestrictKey,
 }
 
-const fn flag(long: &'static str, short: u8, key: Key) -> OptionSpec<Key> {
+const fn flag(long: &'static str, short: u8, key: Switch) -> OptionSpec<Switch> {
     OptionSpec { long, short: if short == 0 { None } else { Some(short) }, takes_value: false, key }
 }
 
-const fn value(long: &'static str, short: u8, key: Key) -> OptionSpec<Key> {
+const fn value(long: &'static str, short: u8, key: Switch) -> OptionSpec<Switch> {
     OptionSpec { long, short: if short == 0 { None } else { Some(short) }, takes_value: true, key }
 }
 
-const SPECS: &[OptionSpec<Key>] = &[
-    flag("clean", b'c', Key::Clean),
-    flag("create", b'C', Key::Create),
-    flag("data-only", b'a', Key::DataOnly),
-    value("dbname", b'd', Key::Database),
-    flag("exit-on-error", b'e', Key::ExitOnError),
-    value("exclude-schema", b'N', Key::ExcludeSchema),
-    value("file", b'f', Key::File),
-    value("format", b'F', Key::Format),
-    value("function", b'P', Key::Function),
-    value("host", b'h', Key::Host),
-    value("index", b'I', Key::Index),
-    value("jobs", b'j', Key::Jobs),
-    flag("list", b'l', Key::List),
-    flag("no-privileges", b'x', Key::NoPrivileges),
-    flag("no-acl", 0, Key::NoPrivileges),
-    flag("no-owner", b'O', Key::NoOwner),
-    flag("no-reconnect", b'R', Key::NoReconnect),
-    value("port", b'p', Key::Port),
-    flag("no-password", b'w', Key::NoPassword),
-    flag("password", b'W', Key::Password),
-    value("schema", b'n', Key::Schema),
-    flag("schema-only", b's', Key::SchemaOnly),
-    value("superuser", b'S', Key::Superuser),
-    value("table", b't', Key::Table),
-    value("trigger", b'T', Key::Trigger),
-    value("use-list", b'L', Key::UseList),
-    value("username", b'U', Key::User),
-    flag("verbose", b'v', Key::Verbose),
-    flag("single-transaction", b'1', Key::SingleTransaction),
-    flag("disable-triggers", 0, Key::DisableTriggers),
-    flag("enable-row-security", 0, Key::EnableRowSecurity),
-    flag("if-exists", 0, Key::IfExists),
-    flag("no-data-for-failed-tables", 0, Key::NoDataForFailedTables),
-    flag("no-tablespaces", 0, Key::NoTablespaces),
-    flag("no-table-access-method", 0, Key::NoTableAccessMethod),
-    value("role", 0, Key::Role),
-    value("section", 0, Key::Section),
-    flag("strict-names", 0, Key::StrictNames),
-    value("transaction-size", 0, Key::TransactionSize),
-    flag("use-set-session-authorization", 0, Key::UseSetSessionAuthorization),
-    flag("no-comments", 0, Key::NoComments),
-    flag("no-data", 0, Key::NoData),
-    flag("no-policies", 0, Key::NoPolicies),
-    flag("no-publications", 0, Key::NoPublications),
-    flag("no-schema", 0, Key::NoSchema),
-    flag("no-security-labels", 0, Key::NoSecurityLabels),
-    flag("no-subscriptions", 0, Key::NoSubscriptions),
-    flag("no-statistics", 0, Key::NoStatistics),
-    flag("statistics", 0, Key::Statistics),
-    flag("statistics-only", 0, Key::StatisticsOnly),
-    value("filter", 0, Key::Filter),
-    value("restrict-key", 0, Key::RestrictKey),
+const SPECS: &[OptionSpec<Switch>] = &[
+    flag("clean", b'c', Switch::Clean),
+    flag("create", b'C', Switch::Create),
+    flag("data-only", b'a', Switch::DataOnly),
+    value("dbname", b'd', Switch::Database),
+    flag("exit-on-error", b'e', Switch::ExitOnError),
+    value("exclude-schema", b'N', Switch::ExcludeSchema),
+    value("file", b'f', Switch::File),
+    value("format", b'F', Switch::Format),
+    value("function", b'P', Switch::Function),
+    value("host", b'h', Switch::Host),
+    value("index", b'I', Switch::Index),
+    value("jobs", b'j', Switch::Jobs),
+    flag("list", b'l', Switch::List),
+    flag("no-privileges", b'x', Switch::NoPrivileges),
+    flag("no-acl", 0, Switch::NoPrivileges),
+    flag("no-owner", b'O', Switch::NoOwner),
+    flag("no-reconnect", b'R', Switch::NoReconnect),
+    value("port", b'p', Switch::Port),
+    flag("no-password", b'w', Switch::NoPassword),
+    flag("password", b'W', Switch::Password),
+    value("schema", b'n', Switch::Schema),
+    flag("schema-only", b's', Switch::SchemaOnly),
+    value("superuser", b'S', Switch::Superuser),
+    value("table", b't', Switch::Table),
+    value("trigger", b'T', Switch::Trigger),
+    value("use-list", b'L', Switch::UseList),
+    value("username", b'U', Switch::User),
+    flag("verbose", b'v', Switch::Verbose),
+    flag("single-transaction", b'1', Switch::SingleTransaction),
+    flag("disable-triggers", 0, Switch::DisableTriggers),
+    flag("enable-row-security", 0, Switch::EnableRowSecurity),
+    flag("if-exists", 0, Switch::IfExists),
+    flag("no-data-for-failed-tables", 0, Switch::NoDataForFailedTables),
+    flag("no-tablespaces", 0, Switch::NoTablespaces),
+    flag("no-table-access-method", 0, Switch::NoTableAccessMethod),
+    value("role", 0, Switch::Role),
+    value("section", 0, Switch::Section),
+    flag("strict-names", 0, Switch::StrictNames),
+    value("transaction-size", 0, Switch::TransactionSize),
+    flag("use-set-session-authorization", 0, Switch::UseSetSessionAuthorization),
+    flag("no-comments", 0, Switch::NoComments),
+    flag("no-data", 0, Switch::NoData),
+    flag("no-policies", 0, Switch::NoPolicies),
+    flag("no-publications", 0, Switch::NoPublications),
+    flag("no-schema", 0, Switch::NoSchema),
+    flag("no-security-labels", 0, Switch::NoSecurityLabels),
+    flag("no-subscriptions", 0, Switch::NoSubscriptions),
+    flag("no-statistics", 0, Switch::NoStatistics),
+    flag("statistics", 0, Switch::Statistics),
+    flag("statistics-only", 0, Switch::StatisticsOnly),
+    value("filter", 0, Switch::Filter),
+    value("restrict-key", 0, Switch::RestrictKey),
 ];
 
 /// What is decided only when all options are known.
@@ -204,48 +204,48 @@ impl Arguments {
         arguments.finish(raw)
     }
 
-    fn take(&mut self, raw: &mut Raw, key: Key, value: OsString) -> Result<(), Mistake> {
+    fn take(&mut self, raw: &mut Raw, key: Switch, value: OsString) -> Result<(), Mistake> {
         let options = &mut self.options;
         let selection = &mut options.selection;
         match key {
-            Key::Clean => options.clean = true,
-            Key::Create => selection.create = true,
-            Key::DataOnly => raw.data_only = true,
-            Key::Database => raw.database = Some(value),
-            Key::ExitOnError => options.exit_on_error = true,
-            Key::ExcludeSchema => selection.excluded_schemas.push(text(value)),
-            Key::File => self.file = Some(value.into()),
-            Key::Format => raw.format = Some(value).filter(|format| !format.is_empty()),
-            Key::Function => selection.functions.push(text(value)),
-            Key::Host => raw.connection.push(("host", value)),
-            Key::Index => selection.indexes.push(text(value)),
-            Key::Jobs => options.jobs = number(&value, "-j/--jobs")?,
-            Key::List => self.list = true,
-            Key::NoPrivileges => selection.no_privileges = true,
-            Key::NoOwner => options.no_owner = true,
-            Key::NoReconnect | Key::NoPassword => {}
-            Key::Port => raw.connection.push(("port", value)),
-            Key::Password => raw.asks_password = true,
-            Key::Schema => selection.schemas.push(text(value)),
-            Key::SchemaOnly => raw.schema_only = true,
-            Key::Superuser => options.superuser = Some(text(value)),
-            Key::Table => selection.tables.push(text(value)),
-            Key::Trigger => selection.triggers.push(text(value)),
-            Key::UseList => self.use_list = Some(value.into()),
-            Key::User => raw.connection.push(("user", value)),
-            Key::Verbose => options.verbose = true,
-            Key::SingleTransaction => {
+            Switch::Clean => options.clean = true,
+            Switch::Create => selection.create = true,
+            Switch::DataOnly => raw.data_only = true,
+            Switch::Database => raw.database = Some(value),
+            Switch::ExitOnError => options.exit_on_error = true,
+            Switch::ExcludeSchema => selection.excluded_schemas.push(text(value)),
+            Switch::File => self.file = Some(value.into()),
+            Switch::Format => raw.format = Some(value).filter(|format| !format.is_empty()),
+            Switch::Function => selection.functions.push(text(value)),
+            Switch::Host => raw.connection.push(("host", value)),
+            Switch::Index => selection.indexes.push(text(value)),
+            Switch::Jobs => options.jobs = number(&value, "-j/--jobs")?,
+            Switch::List => self.list = true,
+            Switch::NoPrivileges => selection.no_privileges = true,
+            Switch::NoOwner => options.no_owner = true,
+            Switch::NoReconnect | Switch::NoPassword => {}
+            Switch::Port => raw.connection.push(("port", value)),
+            Switch::Password => raw.asks_password = true,
+            Switch::Schema => selection.schemas.push(text(value)),
+            Switch::SchemaOnly => raw.schema_only = true,
+            Switch::Superuser => options.superuser = Some(text(value)),
+            Switch::Table => selection.tables.push(text(value)),
+            Switch::Trigger => selection.triggers.push(text(value)),
+            Switch::UseList => self.use_list = Some(value.into()),
+            Switch::User => raw.connection.push(("user", value)),
+            Switch::Verbose => options.verbose = true,
+            Switch::SingleTransaction => {
                 options.single_transaction = true;
                 options.exit_on_error = true;
             }
-            Key::DisableTriggers => options.disable_triggers = true,
-            Key::EnableRowSecurity => options.enable_row_security = true,
-            Key::IfExists => options.if_exists = true,
-            Key::NoDataForFailedTables => options.no_data_for_failed_tables = true,
-            Key::NoTablespaces => options.no_tablespaces = true,
-            Key::NoTableAccessMethod => options.no_table_access_method = true,
-            Key::Role => options.role = Some(text(value)),
-            Key::Section => {
+            Switch::DisableTriggers => options.disable_triggers = true,
+            Switch::EnableRowSecurity => options.enable_row_security = true,
+            Switch::IfExists => options.if_exists = true,
+            Switch::NoDataForFailedTables => options.no_data_for_failed_tables = true,
+            Switch::NoTablespaces => options.no_tablespaces = true,
+            Switch::NoTableAccessMethod => options.no_table_access_method = true,
+            Switch::Role => options.role = Some(text(value)),
+            Switch::Section => {
                 let sections = raw.sections.get_or_insert((false, false, false));
                 match value.as_bytes() {
                     b"pre-data" => sections.0 = true,
@@ -259,24 +259,24 @@ impl Arguments {
                     }
                 }
             }
-            Key::StrictNames => selection.strict_names = true,
-            Key::TransactionSize => {
+            Switch::StrictNames => selection.strict_names = true,
+            Switch::TransactionSize => {
                 options.transaction_size = number(&value, "--transaction-size")?;
                 options.exit_on_error = true;
             }
-            Key::UseSetSessionAuthorization => options.use_session_authorization = true,
-            Key::NoComments => selection.no_comments = true,
-            Key::NoData => raw.no_data = true,
-            Key::NoPolicies => selection.no_policies = true,
-            Key::NoPublications => selection.no_publications = true,
-            Key::NoSchema => raw.no_schema = true,
-            Key::NoSecurityLabels => selection.no_security_labels = true,
-            Key::NoStatistics => raw.no_statistics = true,
-            Key::NoSubscriptions => selection.no_subscriptions = true,
-            Key::Filter => self.read_filter(Path::new(&value))?,
-            Key::Statistics => raw.statistics = true,
-            Key::StatisticsOnly => raw.statistics_only = true,
-            Key::RestrictKey => options.restrict_key = Some(value.to_string_lossy().into_owned()),
+            Switch::UseSetSessionAuthorization => options.use_session_authorization = true,
+            Switch::NoComments => selection.no_comments = true,
+            Switch::NoData => raw.no_data = true,
+            Switch::NoPolicies => selection.no_policies = true,
+            Switch::NoPublications => selection.no_publications = true,
+            Switch::NoSchema => raw.no_schema = true,
+            Switch::NoSecurityLabels => selection.no_security_labels = true,
+            Switch::NoStatistics => raw.no_statistics = true,
+            Switch::NoSubscriptions => selection.no_subscriptions = true,
+            Switch::Filter => self.read_filter(Path::new(&value))?,
+            Switch::Statistics => raw.statistics = true,
+            Switch::StatisticsOnly => raw.statistics_only = true,
+            Switch::RestrictKey => options.restrict_key = Some(value.to_string_lossy().into_owned()),
         }
         Ok(())
     }
@@ -297,10 +297,10 @@ impl Arguments {
                 "options -d/--dbname and --restrict-key cannot be used together".to_owned(),
             ));
         }
-        if let Some(key) = options.restrict_key.as_ref().filter(|_| !has_database) {
-            if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-                return Err(Mistake::Plain("invalid restrict key".to_owned()));
-            }
+        if let Some(key) = options.restrict_key.as_ref().filter(|_| !has_database)
+            && (key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        {
+            return Err(Mistake::Plain("invalid restrict key".to_owned()));
         }
         let pairs = [
             (raw.schema_only, "-s/--schema-only", raw.data_only, "-a/--data-only"),

@@ -54,10 +54,12 @@ impl Emitter<'_> {
         let by_alter =
             !options.use_session_authorization || (entry.desc == "SCHEMA" && definition.starts_with(b"--"));
         let drop_statement = entry.drop_statement.as_deref().unwrap_or_default();
-        if let Some(owner) = entry.owner.as_ref().filter(|owner| !owner.is_empty()) {
-            if !options.no_owner && by_alter && !drop_statement.is_empty() {
-                self.alter_owner(entry, owner)?;
-            }
+        if let Some(owner) = entry.owner.as_ref().filter(|owner| !owner.is_empty())
+            && !options.no_owner
+            && by_alter
+            && !drop_statement.is_empty()
+        {
+            self.alter_owner(entry, owner)?;
         }
         if entry.relkind == PARTITIONED {
             self.alter_access_method(entry)?;
@@ -100,11 +102,12 @@ impl Emitter<'_> {
         push_line(&mut text, entry.namespace.as_deref(), true);
         text.extend_from_slice(b"; Owner: ");
         push_line(&mut text, entry.owner.as_deref().filter(|_| !options.no_owner), true);
-        if let Some(tablespace) = entry.tablespace.as_deref() {
-            if !tablespace.is_empty() && !options.no_tablespaces {
-                text.extend_from_slice(b"; Tablespace: ");
-                push_line(&mut text, Some(tablespace), false);
-            }
+        if let Some(tablespace) = entry.tablespace.as_deref()
+            && !tablespace.is_empty()
+            && !options.no_tablespaces
+        {
+            text.extend_from_slice(b"; Tablespace: ");
+            push_line(&mut text, Some(tablespace), false);
         }
         text.push(b'\n');
         if options.verbose {

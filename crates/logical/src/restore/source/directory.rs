@@ -111,11 +111,14 @@ impl Directory {
     }
 }
 
+/// Takes the OID and the file name of a large object.
+pub(super) type TakeLargeObject<'a> = dyn FnMut(u32, &[u8]) -> Result<(), RestoreError> + 'a;
+
 /// Reads a list of large objects line by line.
 pub(super) fn each_large_object(
     list: impl Read,
     name: &str,
-    take: &mut dyn FnMut(u32, &[u8]) -> Result<(), RestoreError>,
+    take: &mut TakeLargeObject<'_>,
 ) -> Result<(), RestoreError> {
     let mut list = BufReader::new(list);
     let mut line = Vec::new();

@@ -273,7 +273,7 @@ fn detect(start: &[u8]) -> Result<ArchiveFormat, RestoreError> {
     if tar::is_header(start) {
         return Ok(ArchiveFormat::Tar);
     }
-    Err(RestoreError::new("input file does not appear to be a valid archive"))
+    Err(RestoreError::new("input file does not appear to be a valid tar archive"))
 }
 
 fn open_file(path: &Path) -> Result<File, RestoreError> {
