@@ -108,8 +108,15 @@ fn archives_of_all_formats_are_restored_by_stock() {
         cluster.sql(&format!("CREATE DATABASE {}", quoted(&database)));
         let target = conninfo(&cluster, &database);
         output(&what, stock("pg_restore", &["--exit-on-error", "-d", &target, text(&path)]));
-        assert_same_text(&what, &before, &script(&database));
+        // Rows of the table that is partitioned by an enum's hash may lie in other partitions now.
+        assert_same_text(&what, &sorted_lines(&before), &sorted_lines(&script(&database)));
     }
+}
+
+fn sorted_lines(text: &[u8]) -> Vec<u8> {
+    let mut lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    lines.sort_unstable();
+    lines.join(&b'\n')
 }
 
 #[test]

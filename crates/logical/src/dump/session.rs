@@ -140,7 +140,7 @@ impl Session {
 
     /// Runs a query.
     pub(crate) fn query(&mut self, sql: &str) -> Result<Rows> {
-        let rows = self.connection.query(&*self.encoding.lower(sql));
+        let rows = self.connection.query(&self.encoding.lower(sql));
         let rows = rows.map_err(|error| DumpError::query(&error, sql))?;
         Ok(if self.encoding.is_foreign() { rows.map_fields(|field| self.encoding.lift(field)) } else { rows })
     }
