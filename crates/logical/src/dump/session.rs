@@ -61,7 +61,8 @@ impl Session {
             is_standby: false,
         };
         // As libpq takes it from PGCLIENTENCODING; `auto` would be the locale's.
-        let client = conninfo.get("client_encoding").filter(|encoding| *encoding != "auto" && !encoding.is_empty());
+        let client =
+            conninfo.get("client_encoding").filter(|encoding| *encoding != "auto" && !encoding.is_empty());
         session.set_up(options, client)?;
         Ok(session)
     }
@@ -96,6 +97,18 @@ impl Session {
         self.restrict_relations("view, foreign-table")?;
         self.is_standby = self.one("SELECT pg_catalog.pg_is_in_recovery()")? == "t";
         self.begin(&options.session)
+    }
+
+    /// Another session in the snapshot of this one, which has to live on until the other has begun.
+    pub(crate) fn another(&mut self, conninfo: &ConnInfo, options: &DumpOptions) -> Result<Session> {
+        let snapshot = match &options.session.snapshot {
+            Some(snapshot) => snapshot.clone(),
+            None => self.one("SELECT pg_catalog.pg_export_snapshot()")?,
+        };
+        let mut options = options.clone();
+        options.session.snapshot = Some(snapshot);
+        options.session.encoding = Some(self.encoding.name.clone());
+        Session::start(conninfo, &options)
     }
 
     fn begin(&mut self, options: &SessionOptions) -> Result<()> {

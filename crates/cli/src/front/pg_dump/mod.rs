@@ -63,7 +63,8 @@ pub(super) fn run(words: &[OsString]) -> u8 {
 }
 
 fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
-    let Arguments { dump, mut restore, format, compression, file, sync, connection, warnings } = arguments;
+    let Arguments { dump, mut restore, format, append, compression, file, sync, connection, warnings } =
+        arguments;
     for warning in &warnings {
         messages.warning(warning);
     }
@@ -80,7 +81,10 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
         DumpError::new(format!("could not write to output file: {}", plain(&error)))
             .hint("free space or choose another file; nothing was written under its name")
     };
-    let mut output = OutputFile::create(file.as_deref(), sync)?;
+    let mut output = match file.as_deref().filter(|_| append) {
+        Some(path) => OutputFile::append(path, sync)?,
+        None => OutputFile::create(file.as_deref(), sync)?,
+    };
     let sink = BufWriter::with_capacity(256 << 10, &mut output);
     if compression.algorithm == Compression::None {
         let mut sink = sink;
