@@ -12,6 +12,7 @@ use pgkeep_format::relation::RelationFile;
 use pgkeep_repo::BackupWriter;
 use pgkeep_wire::Connection;
 
+use super::collector::Collected;
 use super::copy::{Sink, copy};
 use super::parent_files::{ParentFile, ParentFiles};
 use super::reading::Reading;
@@ -65,7 +66,27 @@ impl Run<'_> {
             *receiver = Some(self.start_receiver(prepared, start, timeline)?);
         }
         let found = self.find_changes(session, directory, parent, start)?;
-        let reading = found.changes.as_ref().map(|changes| Reading {
+        let changes = found.changes.as_ref();
+        let (collected, vanished) =
+            self.copy_directory(writer, directory, parent, changes, start, receiver.as_ref())?;
+        let stopped = server::stop(session)?;
+        let directory_mode = source_local::directory_mode(directory)?;
+        let changes = found.told();
+        Ok(Copied { collected, start, stopped, vanished, directory_mode, changes })
+    }
+
+    /// Copies what is in the data directory; answers how many files went away meanwhile. Blocks of which `changes` proves that
+    /// they are the parent's are not read.
+    pub(super) fn copy_directory(
+        &self,
+        writer: &mut BackupWriter,
+        directory: &Path,
+        parent: Option<&ParentFiles>,
+        changes: Option<&ChangedBlocks>,
+        start: Lsn,
+        receiver: Option<&RunningReceiver>,
+    ) -> Result<(Collected, u64)> {
+        let reading = changes.map(|changes| Reading {
             changes,
             rewrite: &self.rewrite,
             block_size: self.facts.block_size,
@@ -80,9 +101,8 @@ impl Run<'_> {
         self.step(Step::Copy, Some(walk.size_bytes));
         let vanished = AtomicU64::new(walk.vanished);
         let mut collector = self.collector(writer);
-        let receiving = receiver.as_ref();
         copy(self.workers(start), &mut collector, self.observer, self.cancel, |sink| {
-            self.hand_out(&walk.entries, parent, reading.as_ref(), sink, receiving, &vanished)
+            self.hand_out(&walk.entries, parent, reading.as_ref(), sink, receiver, &vanished)
         })?;
         // Last of all: a standby's control file says up to where replay must go.
         let (bytes, mode, modified) = source_local::read_control_file(directory)?;
@@ -94,10 +114,7 @@ impl Run<'_> {
         collector.drop_files(&parent.map(ParentFiles::left).unwrap_or_default())?;
         let collected = collector.finish()?;
         self.observer.event(Event::StepFinished { step: Step::Copy });
-        let stopped = server::stop(session)?;
-        let directory_mode = source_local::directory_mode(directory)?;
-        let changes = found.told();
-        Ok(Copied { collected, start, stopped, vanished: vanished.into_inner(), directory_mode, changes })
+        Ok((collected, vanished.into_inner()))
     }
 
     /// What may have changed since the parent, from the WAL since; nothing where that is not known, with the reason.

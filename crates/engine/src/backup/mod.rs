@@ -12,6 +12,8 @@ mod copy;
 mod copy_local;
 mod copy_stream;
 mod external_config;
+#[cfg(test)]
+mod model;
 mod parent_files;
 mod plan;
 mod reading;
