@@ -144,17 +144,18 @@ fn walk_directory(
                 .cause(format!("{} in `{}`", name.to_string_lossy(), directory.display()))
                 .hint("rename or remove the file: PostgreSQL makes no such names in its data directory")
         })?;
-        children.push(name);
+        children.push((name, child));
     }
-    children.sort_unstable();
-    let names: BTreeSet<&str> = children.iter().map(String::as_str).collect();
-    for name in &children {
+    children.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    let names: BTreeSet<&str> = children.iter().map(|(name, _)| name.as_str()).collect();
+    for (name, child) in &children {
         let path = if relative.is_empty() { name.clone() } else { format!("{relative}/{name}") };
         if path == CONTROL_FILE_PATH {
             continue;
         }
         let location = directory.join(name);
-        let metadata = match fs::symlink_metadata(&location) {
+        // Of the entry, not of the path: the system need not look the whole path up again.
+        let metadata = match child.metadata() {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 walk.vanished += 1;

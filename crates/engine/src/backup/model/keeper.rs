@@ -62,6 +62,8 @@ struct Kept {
 pub struct Stored {
     /// Blocks of relations that it did not leave where they were.
     pub new_blocks: u64,
+    /// Of these, blocks that were taken over from an interrupted backup.
+    pub reused_blocks: u64,
 }
 
 /// The cluster, its repository, and what is known of both.
@@ -130,7 +132,10 @@ impl Keeper {
             }
             Producer::Server => self.receive(&run, &mut writer, files.as_ref(), start),
         };
-        let stored = Stored { new_blocks: collected.new_bytes / BLOCK as u64 };
+        let stored = Stored {
+            new_blocks: collected.new_bytes / BLOCK as u64,
+            reused_blocks: collected.reused_bytes / BLOCK as u64,
+        };
         if is_interrupted {
             writer.leave();
             return stored;

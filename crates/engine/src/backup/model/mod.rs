@@ -132,3 +132,19 @@ fn what_was_there_before_does_not_come_back() {
         }
     }
 }
+
+#[test]
+fn each_producer_goes_on_with_what_an_interrupted_backup_left() {
+    for producer in [Producer::Compare, Producer::Wal, Producer::Server] {
+        let mut keeper = Keeper::new();
+        keeper.apply(&Step::Create(0, 0));
+        keeper.apply(&Step::Extend(0, 19, 1));
+        keeper.backup(Producer::Compare, None, false);
+        (0..6).for_each(|block| keeper.apply(&Step::Write(0, block, 7)));
+        keeper.backup(producer, Some(0), true);
+        keeper.apply(&Step::Write(0, 3, 8));
+        let stored = keeper.backup(producer, Some(0), false);
+        assert_eq!(stored.reused_blocks, 5, "{producer:?}");
+        keeper.check_all();
+    }
+}
