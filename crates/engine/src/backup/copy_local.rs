@@ -18,6 +18,7 @@ use super::parent_files::{ParentFile, ParentFiles};
 use super::reading::Reading;
 use super::run::{Copied, Run, interruptible};
 use super::wal_receive::{PreparedReceiver, RunningReceiver};
+use super::walk::{Walk, walk};
 use super::work::{Bundler, SourceFile, Stretch, Work};
 use super::{ChangesChoice, ChangesFrom, server, source_local};
 use crate::changed_blocks::{ChangedBlocks, WalRequest, comparable, from_wal};
@@ -91,7 +92,7 @@ impl Run<'_> {
             rewrite: &self.rewrite,
             block_size: self.facts.block_size,
         });
-        let walk = source_local::walk(directory, &self.facts)?;
+        let walk = walk(directory, &self.facts)?;
         for special in &walk.special {
             self.observer.event(Event::Warning {
                 text: format!("`{special}` is neither a file nor a directory and is left out"),
@@ -102,7 +103,7 @@ impl Run<'_> {
         let vanished = AtomicU64::new(walk.vanished);
         let mut collector = self.collector(writer);
         copy(self.workers(start), &mut collector, self.observer, self.cancel, |sink| {
-            self.hand_out(&walk.entries, parent, reading.as_ref(), sink, receiver, &vanished)
+            self.hand_out((directory, &walk), parent, reading.as_ref(), sink, receiver, &vanished)
         })?;
         // Last of all: a standby's control file says up to where replay must go.
         let (bytes, mode, modified) = source_local::read_control_file(directory)?;
@@ -172,7 +173,7 @@ impl Run<'_> {
 
     fn hand_out(
         &self,
-        entries: &[source_local::Entry],
+        (directory, walk): (&Path, &Walk),
         parent: Option<&ParentFiles>,
         reading: Option<&Reading<'_>>,
         sink: &Sink<'_>,
@@ -181,13 +182,13 @@ impl Run<'_> {
     ) -> Result<()> {
         let version_directory = self.facts.tablespace_directory();
         let mut bundler = Bundler::new(self.facts.block_size, COMPARED_BYTES);
-        for (number, entry) in entries.iter().enumerate() {
+        for (number, entry) in walk.entries().enumerate() {
             if receiver.is_some_and(RunningReceiver::has_failed) {
                 return Err(Error::new(ErrorKind::Connect, "the WAL stream ended before the backup did")
                     .hint("look at the server's log, then take the backup again"));
             }
             if entry.is_directory {
-                sink.directory(entry.path.clone(), entry.mode)?;
+                sink.directory(entry.path, entry.mode)?;
                 continue;
             }
             let old = take_parent(parent, &entry.path)?;
@@ -201,7 +202,8 @@ impl Run<'_> {
             };
             let block_size = self.facts.block_size;
             let open = source_local::open(
-                entry,
+                directory,
+                &entry,
                 number as u64,
                 &version_directory,
                 old,

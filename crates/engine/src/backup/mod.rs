@@ -27,6 +27,7 @@ pub(crate) mod source_local;
 mod source_stream;
 mod wal_receive;
 mod wal_wait;
+mod walk;
 mod work;
 mod worker;
 
