@@ -17,7 +17,7 @@ use keeper::{Keeper, Producer};
 use world::Step;
 
 /// Cases in the ordinary suite; a thousand where `PGKEEP_LONG_TESTS` is 1.
-const CASES: u32 = 32;
+const CASES: u32 = 24;
 
 #[derive(Clone, Debug)]
 enum Action {
