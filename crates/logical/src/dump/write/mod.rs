@@ -73,9 +73,9 @@ pub fn write_script(
     out: &mut dyn Write,
     reporter: &dyn Reporter,
 ) -> Result<()> {
-    // The header says nothing that a script shows but the versions.
+    // A script shows nothing of the header but the versions, and positions of data if the format has them: tar has none.
     let archive = ArchiveOptions {
-        format: ArchiveFormat::Custom,
+        format: ArchiveFormat::Tar,
         compression: Compression::None,
         level: None,
         sync: false,
