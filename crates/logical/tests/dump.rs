@@ -22,7 +22,13 @@ const OPTIONS: &[&[&str]] = &[
     &["--section=data", "--no-large-objects"],
     &["--section=post-data", "--no-tablespaces", "--no-table-access-method"],
     &["--quote-all-identifiers", "--clean", "--create"],
-    &["--disable-dollar-quoting", "--no-comments", "--no-policies", "--no-publications", "--no-subscriptions"],
+    &[
+        "--disable-dollar-quoting",
+        "--no-comments",
+        "--no-policies",
+        "--no-publications",
+        "--no-subscriptions",
+    ],
     &["--no-data", "--sequence-data", "--no-toast-compression"],
     &["--no-unlogged-table-data", "--large-objects", "--exclude-table-data=plain.par*"],
     &["--schema=plain", "--schema=\"Odd Schema\"", "--exclude-table=plain.p*"],
@@ -43,11 +49,7 @@ fn scripts_are_stocks(major: u32) {
         arguments.extend_from_slice(options);
         let what = format!("{major} {options:?}");
         let (theirs, mine) = (stock("pg_dump", &arguments), ours("pg_dump", &arguments));
-        assert_eq!(
-            (mine.status.code(), said(&mine)),
-            (theirs.status.code(), said(&theirs)),
-            "{what}"
-        );
+        assert_eq!((mine.status.code(), said(&mine)), (theirs.status.code(), said(&theirs)), "{what}");
         assert_same_text(&what, &theirs.stdout, &mine.stdout);
     }
 }
@@ -86,14 +88,8 @@ fn archives_of_all_formats_are_restored_by_stock() {
         output("stock", stock("pg_dump", &["--restrict-key=key", "-d", &conninfo(&cluster, database)]))
     };
     let before = script(DATABASE);
-    let formats: [&[&str]; 6] = [
-        &["-Fc"],
-        &["-Fc", "-Z0"],
-        &["-Fc", "-Zgzip:1"],
-        &["-Fd"],
-        &["-Fd", "-Z0"],
-        &["-Ft"],
-    ];
+    let formats: [&[&str]; 6] =
+        [&["-Fc"], &["-Fc", "-Z0"], &["-Fc", "-Zgzip:1"], &["-Fd"], &["-Fd", "-Z0"], &["-Ft"]];
     for (number, options) in formats.iter().enumerate() {
         let what = format!("{options:?}");
         let path = scratch.path().join(number.to_string());
@@ -136,9 +132,8 @@ fn a_dump_into_a_pipe_can_be_restored() {
 fn databases_in_other_encodings_keep_every_byte() {
     let cluster = Cluster::builder(18).start();
     for (database, encoding) in [("latin", "LATIN1"), ("bytes", "SQL_ASCII")] {
-        cluster.sql(&format!(
-            "CREATE DATABASE {database} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
-        ));
+        cluster
+            .sql(&format!("CREATE DATABASE {database} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"));
         // In hexadecimal, so that this file stays UTF-8.
         cluster.sql_db(
             database,
@@ -154,7 +149,10 @@ fn databases_in_other_encodings_keep_every_byte() {
             arguments.extend_from_slice(options);
             let what = format!("{encoding} {options:?}");
             let theirs = output(&what, stock("pg_dump", &arguments));
-            assert!(theirs.windows(4).any(|bytes| bytes == b"t\xe9\xfft"), "{what}: no such name in the dump");
+            assert!(
+                theirs.windows(4).any(|bytes| bytes == b"t\xe9\xfft"),
+                "{what}: no such name in the dump"
+            );
             assert_same_text(&what, &theirs, &output(&what, ours("pg_dump", &arguments)));
         }
     }
@@ -210,11 +208,7 @@ fn what_cannot_be_done_is_told_in_stocks_words() {
         let mut all = vec!["-d", &connection];
         all.extend_from_slice(arguments);
         let (theirs, mine) = (stock("pg_dump", &all), ours("pg_dump", &all));
-        assert_eq!(
-            (mine.status.code(), said(&mine)),
-            (theirs.status.code(), said(&theirs)),
-            "{arguments:?}"
-        );
+        assert_eq!((mine.status.code(), said(&mine)), (theirs.status.code(), said(&theirs)), "{arguments:?}");
     }
 }
 

@@ -8,7 +8,8 @@
 use std::borrow::Cow;
 
 /// Encodings of clients in which bytes of ASCII occur within other characters.
-const UNSAFE: [&str; 8] = ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SHIFTJIS2004", "SJIS", "UHC"];
+const UNSAFE: [&str; 8] =
+    ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SHIFTJIS2004", "SJIS", "UHC"];
 
 /// The encoding of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]

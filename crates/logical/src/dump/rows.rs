@@ -33,7 +33,8 @@ pub(super) fn copy(
             .detail(format!("Error message from server: {}\nCommand was: {command}", server_words(error)))
     };
     let bytes = session.encoding.lower(command).into_owned();
-    let mut rows = session.connection().copy_out(&bytes).map_err(|error| DumpError::query(&error, command))?;
+    let mut rows =
+        session.connection().copy_out(&bytes).map_err(|error| DumpError::query(&error, command))?;
     loop {
         match rows.next() {
             Ok(Some(bytes)) => out.write_all(bytes).map_err(|error| sink(&error))?,

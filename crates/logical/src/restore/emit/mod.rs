@@ -269,11 +269,15 @@ impl<'a> Emitter<'a> {
         if self.job.options.no_tablespaces || self.tablespace.as_ref() == Some(tablespace) {
             return Ok(());
         }
-        let name = if tablespace.is_empty() { b"''".to_vec() } else { {
-            let mut name = Vec::new();
-            self.push_identifier(&mut name, tablespace);
-            name
-        } };
+        let name = if tablespace.is_empty() {
+            b"''".to_vec()
+        } else {
+            {
+                let mut name = Vec::new();
+                self.push_identifier(&mut name, tablespace);
+                name
+            }
+        };
         let sql = [b"SET default_tablespace = ", &name[..]].concat();
         let shown = String::from_utf8_lossy(&name);
         self.setting(&sql, &format!("could not set \"default_tablespace\" to {shown}"))?;
