@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// Measure incremental backups instead, with so many of them in a chain
     #[arg(long, value_name = "CHAIN", num_args = 0..=1, default_missing_value = "20")]
     incremental: Option<u32>,
+    /// Measure instead how so many backups are removed at once
+    #[arg(long, value_name = "BACKUPS", num_args = 0..=1, default_missing_value = "1000")]
+    expire: Option<u32>,
     /// Where repositories and restored clusters go; put it on a journaled file system (PGKEEP_TEST_TMP does the
     /// same for the server's own directory)
     #[arg(long)]
@@ -70,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         .conf("max_wal_size", "4GB")
         .conf("shared_buffers", "256MB")
         .conf("autovacuum", "off");
-    if options.incremental.is_some() {
+    if options.incremental.or(options.expire).is_some() {
         // So that WAL since the last backup is there although nobody archives it.
         builder = builder.conf("wal_keep_size", "4GB");
         if options.major >= 17 {
@@ -92,6 +95,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if let Some(chain) = options.incremental {
         incremental::prepare(&bench);
         let results = incremental::measure_all(&bench, chain);
+        println!("{}", table::render(&machine(options, size), &collect(results)));
+        return Ok(());
+    }
+    if let Some(backups) = options.expire {
+        let results = incremental::measure_expire(&bench, backups);
         println!("{}", table::render(&machine(options, size), &collect(results)));
         return Ok(());
     }

@@ -186,6 +186,7 @@ pub(crate) fn list_stanza(stanza: &Stanza) -> Result<ListReport> {
     let expired = stanza.removed_wal()?;
     for record in stanza.records() {
         let contents = RecordContents::load(stanza, record, &listings)?;
+        report.warnings.extend(contents.warnings.iter().cloned());
         let summary = |header| with_verification(contents.summary(header), header, &memory);
         report.backups.extend(contents.headers.iter().map(summary));
         // A segment that is there and damaged is no gap, though nothing can be replayed beyond it.
@@ -251,8 +252,9 @@ fn show_backup(location: &Location, id: &str) -> Result<ShowReport> {
             .hint("restore `history/` of this stanza from a copy of the repository")
         })?;
     let archive = stanza.wal(record);
-    let index = ArchiveIndex::load(&archive)?;
-    let contents = RecordContents { record: record.sequence, archive, index, headers: vec![header.clone()] };
+    let (index, warnings) = ArchiveIndex::load_readable(&archive)?;
+    let contents =
+        RecordContents { record: record.sequence, archive, index, headers: vec![header.clone()], warnings };
     let memory = Memory::load(&stanza)?;
     let missing = missing_for(&contents.index, &extent(&header, &contents.index));
     let bad_pages = bad_pages_of(&header);
@@ -379,6 +381,8 @@ struct RecordContents {
     index: ArchiveIndex,
     // In the order of their ends.
     headers: Vec<ManifestHeader>,
+    // History files that are there and cannot be read.
+    warnings: Vec<String>,
 }
 
 impl RecordContents {
@@ -391,7 +395,8 @@ impl RecordContents {
             .cloned()
             .collect();
         headers.sort_by_key(|header| (header.stop_time, header.id));
-        Ok(RecordContents { record: record.sequence, index: ArchiveIndex::load(&archive)?, archive, headers })
+        let (index, warnings) = ArchiveIndex::load_readable(&archive)?;
+        Ok(RecordContents { record: record.sequence, index, archive, headers, warnings })
     }
 
     fn extents(&self) -> Vec<BackupExtent> {
@@ -442,6 +447,7 @@ impl RecordContents {
         let fatal = damage.damage.iter().filter(|damage| damage.kind.is_fatal());
         let segments = fatal.filter_map(|damage| segment_of(&damage.object)).collect();
         RecordContents {
+            warnings: self.warnings,
             record: self.record,
             index: self.index.without_segments(&segments),
             headers: self
@@ -544,7 +550,8 @@ pub(crate) fn windows_of(
 ) -> Vec<Window> {
     // The windows do not depend on which record it is.
     let (record, headers) = (headers.first().map_or(0, |header| header.record), headers.to_vec());
-    RecordContents { record, archive: archive.clone(), index: index.clone(), headers }.windows()
+    RecordContents { record, archive: archive.clone(), index: index.clone(), headers, warnings: Vec::new() }
+        .windows()
 }
 
 /// What is needed of a manifest to say what can be recovered from it.

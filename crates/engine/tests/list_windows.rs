@@ -11,9 +11,9 @@ use pgkeep_engine::backup::{
     BackupRequest, ChangesChoice, Checkpoint, SourceChoice, TypeChoice, WalChoice, backup,
 };
 use pgkeep_engine::event::Silent;
-use pgkeep_engine::list::{list, show};
+use pgkeep_engine::list::{ListReport, list, show};
 use pgkeep_engine::{Cancel, Compression, ErrorKind};
-use pgkeep_format::{WalFileName, WalSegmentSize};
+use pgkeep_format::{TimelineId, WalFileName, WalSegmentSize};
 use pgkeep_testkit::Cluster;
 use stanza_support::{Place, connection, file_name, finished_segment};
 
@@ -136,6 +136,22 @@ fn windows_end_at_holes_and_follow_promotions() {
     assert_eq!(show(&place.location, &first).unwrap().summary.id, first);
     assert_eq!(show(&place.location, "nonsense").unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(show(&place.location, "0").unwrap_err().kind, ErrorKind::Usage);
+
+    // A history file that is damaged hides nothing but its own timeline, and is told.
+    let history = WalFileName::TimelineHistory(TimelineId::new(2).unwrap());
+    let history = Path::new(&place.location.repository).join(place.archive().key(history));
+    let mut bytes = fs::read(&history).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&history, bytes).unwrap();
+    let damaged = list(&place.location).unwrap();
+    assert!(listed.warnings.is_empty());
+    assert_eq!(damaged.warnings.len(), 1, "{:?}", damaged.warnings);
+    assert!(damaged.warnings[0].contains("00000002.history"), "{:?}", damaged.warnings);
+    let ids = |listed: &ListReport| listed.backups.iter().map(|backup| backup.id.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&damaged), ids(&listed));
+    assert_eq!(damaged.windows[0].to_lsn, listed.windows[0].to_lsn);
+    assert_eq!(show(&place.location, &first).unwrap().summary.id, first);
 }
 
 #[test]

@@ -190,6 +190,15 @@ impl<R: BufRead> Reader<R> {
                                 pattern.push(b'"');
                                 at += 1;
                             }
+                            // A line end may be written as `\n`, and what else follows a backslash is left out.
+                            Some(b'\\') => {
+                                match line.get(at + 1) {
+                                    Some(b'n') => pattern.push(b'\n'),
+                                    Some(b'\\') => pattern.push(b'\\'),
+                                    _ => {}
+                                }
+                                at += 2;
+                            }
                             Some(byte) => {
                                 pattern.push(byte);
                                 at += 1;

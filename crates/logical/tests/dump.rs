@@ -88,8 +88,15 @@ fn archives_of_all_formats_are_restored_by_stock() {
         output("stock", stock("pg_dump", &["--restrict-key=key", "-d", &conninfo(&cluster, database)]))
     };
     let before = script(DATABASE);
-    let formats: [&[&str]; 6] =
-        [&["-Fc"], &["-Fc", "-Z0"], &["-Fc", "-Zgzip:1"], &["-Fd"], &["-Fd", "-Z0"], &["-Ft"]];
+    let formats: [&[&str]; 7] = [
+        &["-Fc"],
+        &["-Fc", "-Z0"],
+        &["-Fc", "-Zgzip:1"],
+        &["-Fd"],
+        &["-Fd", "-Z0"],
+        &["-Fd", "-j3"],
+        &["-Ft"],
+    ];
     for (number, options) in formats.iter().enumerate() {
         let what = format!("{options:?}");
         let path = scratch.path().join(number.to_string());

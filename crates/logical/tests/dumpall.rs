@@ -178,7 +178,7 @@ fn files_and_filters_are_stocks() {
     let place = tempfile::tempdir().unwrap();
     let path = |name: &str| place.path().join(name);
     let filter = path("filter");
-    fs::write(&filter, "# a comment\nexclude database \"Odd 'db'\"\n\nexclude database \"line\nfeed\"\n")
+    fs::write(&filter, "# a comment\nexclude database \"Odd 'db'\"\n\nexclude database \"Latin  DB\" # spaces\n")
         .unwrap();
     let filter = format!("--filter={}", filter.display());
     for options in [&[filter.as_str()][..], &["--clean", "--no-sync"]] {

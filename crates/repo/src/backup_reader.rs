@@ -47,6 +47,8 @@ struct Inner {
     preamble: Preamble,
     fetcher: FrameFetcher,
     cache: Mutex<VecDeque<CachedFrame>>,
+    /// The digest of a block of zeros, which every map may need.
+    zero: BlockDigest,
 }
 
 /// A metadata frame and its plain bytes.
@@ -137,6 +139,7 @@ impl BackupReader {
             stanza.name(),
             &header.packs,
         );
+        let zero = repository.digest_key().zero_block(header.block_size);
         let inner = Inner {
             stanza: stanza.clone(),
             id,
@@ -146,6 +149,7 @@ impl BackupReader {
             preamble,
             fetcher,
             cache: Mutex::default(),
+            zero,
         };
         Ok(BackupReader { inner: Arc::new(inner) })
     }
@@ -235,6 +239,11 @@ impl BackupReader {
             return Err(self.corrupt(piece, Malformed("a block map does not fit the size of its file")));
         }
         Ok(Some((*piece, root)))
+    }
+
+    /// The digest of a block of zeros.
+    pub(crate) fn zero_digest(&self) -> BlockDigest {
+        self.inner.zero
     }
 
     /// A WAL file kept with this backup.
@@ -419,7 +428,7 @@ impl BlockMap {
             return Err(self.reader.corrupt(piece, Malformed("a block map has too many digests")));
         }
         let key = self.reader.inner.stanza.repository().digest_key();
-        let zero = key.zero_block(self.reader.inner.header.block_size);
+        let zero = self.reader.inner.zero;
         let layout = root.layout();
         let mut all = Vec::with_capacity((root.block_count as usize).min(1 << 20));
         for (leaf, index) in leaves.iter().zip(0..) {

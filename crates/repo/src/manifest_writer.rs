@@ -18,7 +18,7 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Fast: batches are read once more and then forgotten.
 const BATCH_LEVEL: i32 = 1;
 /// Lines are much alike; a higher level buys little.
-const LEVEL: i32 = 6;
+const LEVEL: i32 = 3;
 
 /// Lines with their paths, waiting.
 #[derive(Debug, Default)]

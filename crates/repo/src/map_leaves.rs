@@ -43,8 +43,7 @@ impl BackupReader {
     /// is gone, or when the storage fails. The leaves fail in the same way, each when it is read.
     pub fn map_leaves(&self, entry: &FileEntry) -> Result<Option<MapLeaves>> {
         let Some((place, root)) = self.root(entry)? else { return Ok(None) };
-        let zero = self.stanza().repository().digest_key().zero_block(self.header().block_size);
-        Ok(Some(MapLeaves { reader: self.clone(), place, root, zero }))
+        Ok(Some(MapLeaves { reader: self.clone(), place, root, zero: self.zero_digest() }))
     }
 }
 

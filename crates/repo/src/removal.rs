@@ -167,6 +167,8 @@ impl Inventory {
 pub enum RemovalStep {
     /// The manifest of a backup: from then on it does not exist.
     Manifest(BackupId),
+    /// Nothing goes: from here on these manifests stay removed, whatever happens to the machine.
+    Flush(Vec<BackupId>),
     /// A WAL file that was kept with a backup: its name, and its size in bytes.
     Tail(BackupId, String, u64),
     /// A pack, and its size in bytes.
@@ -309,8 +311,12 @@ impl Stanza {
             RemovalStep::Manifest(id) => {
                 // A lease without a manifest would look like a backup that is running.
                 self.remove_lease(id.epoch())?;
-                // Durable before any pack goes: a power failure must not bring back a backup without its packs.
-                store.delete_durably(&key::manifest(self.name(), *id))
+                store.delete(&key::manifest(self.name(), *id))
+            }
+            // Before any pack goes: a power failure must not bring back a backup without its packs.
+            RemovalStep::Flush(ids) => {
+                let manifests: Vec<String> = ids.iter().map(|id| key::manifest(self.name(), *id)).collect();
+                store.flush_removals(&manifests)
             }
             RemovalStep::Tail(id, name, _) => store.delete(&key::backup_wal(self.name(), *id, name)),
             RemovalStep::Pack(pack, _) => store.delete(&key::pack(self.name(), pack.backup, pack.number)),
@@ -398,6 +404,9 @@ impl Removal {
             .collect();
         let mut out = RemovalSteps::default();
         out.steps.extend(doomed.iter().copied().map(RemovalStep::Manifest));
+        if !doomed.is_empty() {
+            out.steps.push(RemovalStep::Flush(doomed.iter().copied().collect()));
+        }
         let own_boundary = self.epochs[1];
         let waited_for: Vec<&Lease> =
             now.running().into_iter().filter(|lease| lease.epoch < own_boundary).collect();

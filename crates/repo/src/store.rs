@@ -11,7 +11,7 @@
 //! *Access.* The root and the folders directly below it are created with mode 0750 (less what the umask takes), so that
 //! nobody outside the owner and the group reaches the files, whatever modes those have.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::future::Future;
@@ -35,6 +35,9 @@ use crate::{RepoError, key};
 
 /// How much an [`Upload`] gathers before it hands a part to the storage.
 pub const PART_SIZE: usize = 8 << 20;
+
+/// Removals in more folders than this are flushed with the whole file system.
+const MOST_FOLDER_FLUSHES: usize = 16;
 
 /// Where a repository lies. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -366,15 +369,28 @@ impl Store {
     /// When the storage fails.
     pub fn delete_durably(&self, key: &str) -> Result<()> {
         self.delete(key)?;
+        self.flush_removals(&[key.to_owned()])
+    }
+
+    /// Makes sure that these objects, which were deleted, stay removed whatever happens to the machine.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub(crate) fn flush_removals(&self, keys: &[String]) -> Result<()> {
         let Some(root) = &self.inner.root else { return Ok(()) };
-        let path = root.join(key);
-        let Some(folder) = path.parent() else { return Ok(()) };
-        match File::open(folder).and_then(|folder| folder.sync_all()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(RepoError::from_store("flush", key, error))
-            }
-            _ => Ok(()),
-        }
+        let flushed = if keys.len() > MOST_FOLDER_FLUSHES {
+            // One for each folder would take a while; this takes one, and what others wrote with it.
+            File::open(root).and_then(|root| Ok(rustix::fs::syncfs(root)?))
+        } else {
+            let folders: BTreeSet<PathBuf> =
+                keys.iter().filter_map(|key| Some(root.join(key).parent()?.to_owned())).collect();
+            folders.iter().try_for_each(|folder| match File::open(folder) {
+                Ok(folder) => folder.sync_all(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            })
+        };
+        flushed.map_err(|error| RepoError::from_store("flush", self.location(), error))
     }
 
     /// Removes what a local directory keeps of a folder whose objects are gone: staging files that a crash left, and the

@@ -62,6 +62,24 @@ pub(super) fn measure_all(bench: &Workbench<'_>, chain: u32) -> Vec<Result<Measu
     results
 }
 
+/// Removes so many backups at once, each with a few changes.
+pub(super) fn measure_expire(bench: &Workbench<'_>, backups: u32) -> Vec<Result<Measured, Failure>> {
+    let take = || -> Result<(), Failure> {
+        begin(bench, Peer::Pgkeep)?;
+        for number in 0..backups {
+            bench.cluster.sql(&format!("CREATE TABLE expire_{number} AS SELECT {number}"));
+            increment(bench, Peer::Pgkeep)?;
+            if number % 100 == 99 {
+                eprintln!("{} of {backups} backups", number + 1);
+            }
+        }
+        Ok(())
+    };
+    let results = vec![take().and_then(|()| expire(bench))];
+    bench.forget(Peer::Pgkeep);
+    results
+}
+
 fn present(bench: &Workbench<'_>) -> Vec<Peer> {
     let mut peers = super::peer::present(bench);
     peers.retain(|peer| *peer != Peer::PgkeepStream);

@@ -6,6 +6,7 @@ mod encoder;
 mod hostile;
 mod mistakes;
 mod old_versions;
+mod rewritten;
 mod scripts;
 mod servers;
 mod support;

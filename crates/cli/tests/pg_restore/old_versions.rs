@@ -117,3 +117,32 @@ fn streams_that_were_compressed_apart_are_read_as_one() {
     let archive = write(&scratch, "none", custom(16, true, &entries));
     ours(&["-f", "-", &archive]).is_fine("an empty block");
 }
+
+#[test]
+fn entries_that_need_each_other_are_restored_in_the_end() {
+    let lab = Lab::empty(18);
+    let scratch = Scratch::new();
+    let mut entries = small_database(16, false);
+    let index = |id, name: &'static str, need, sql| Entry {
+        id,
+        desc: "INDEX",
+        tag: name,
+        section: 4,
+        definition: Some(sql),
+        namespace: Some("s"),
+        owner: Some("postgres"),
+        needs: vec![2, need],
+        ..Entry::default()
+    };
+    entries.push(index(20, "one", 21, "CREATE INDEX one ON s.t (a);\n"));
+    entries.push(index(21, "two", 20, "CREATE INDEX two ON s.t (b);\n"));
+    let archive = write(&scratch, "circle", custom(16, false, &entries));
+    for (number, options) in [&["-j2"][..], &["-j3", "--transaction-size=10"]].into_iter().enumerate() {
+        let database = format!("r{number}");
+        lab.create(&database);
+        ours(&[options, &["-d", &lab.cluster.conninfo_db(&database), &archive][..]].concat())
+            .is_fine("a circle");
+        let indexes = "SELECT string_agg(indexname, ',' ORDER BY 1) FROM pg_indexes WHERE schemaname = 's'";
+        assert_eq!(lab.cluster.sql_db(&database, indexes), "one,t_pkey,two");
+    }
+}

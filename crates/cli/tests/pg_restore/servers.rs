@@ -195,3 +195,44 @@ fn a_server_that_is_not_there_is_an_error() {
         ran.stderr
     );
 }
+
+#[test]
+fn names_and_rows_keep_their_bytes_in_any_encoding() {
+    let lab = Lab::empty(18);
+    for encoding in ["SQL_ASCII", "LATIN1", "EUC_JP"] {
+        let create = |database: &str| {
+            lab.cluster.sql(&format!(
+                "CREATE DATABASE {database} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+            ));
+        };
+        let name = encoding.to_lowercase();
+        let source = format!("of_{name}");
+        create(&source);
+        // In EUC_JP these are two bytes of one character; nowhere are they UTF-8.
+        let sql = format!(
+            "DO $$ DECLARE odd text := convert_from('\\xa4a2', '{encoding}'); BEGIN \
+             EXECUTE format('CREATE SCHEMA %I', odd); \
+             EXECUTE format('CREATE TABLE %I.%I (%I text DEFAULT %L)', odd, odd, odd, odd); \
+             EXECUTE format('INSERT INTO %I.%I VALUES (%L)', odd, odd, odd || E'\\t;\\''); \
+             EXECUTE format('COMMENT ON TABLE %I.%I IS %L', odd, odd, odd); \
+             EXECUTE format('CREATE FUNCTION %I.%I() RETURNS text LANGUAGE sql AS %L', odd, odd, 'SELECT ' || quote_literal(odd)); \
+             END $$"
+        );
+        lab.cluster.sql_db(&source, &sql);
+        let shown = lab.shown_bytes(&source, &[]);
+        assert!(std::str::from_utf8(&shown).is_err());
+        for (number, options) in
+            [&["-Fc"][..], &["-Fd"], &["-Ft"], &["-Fc", "--inserts"]].into_iter().enumerate()
+        {
+            let archive = lab.dump_of(&source, 18, &format!("{encoding}{number}"), options);
+            for options in [&[][..], &["-C"], &["-O"], &["-c", "--if-exists"], &["-v"]] {
+                same(&[options, &["--restrict-key=k", "-f", "-", &archive][..]].concat());
+            }
+            same(&["-l", &archive]);
+            let target = format!("to_{name}_{number}");
+            create(&target);
+            ours(&["-d", &lab.cluster.conninfo_db(&target), &archive]).is_fine(&target);
+            assert!(lab.shown_bytes(&target, &[]) == shown, "{target} differs");
+        }
+    }
+}

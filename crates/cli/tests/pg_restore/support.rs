@@ -103,9 +103,14 @@ pub(crate) fn same(arguments: &[&str]) -> Ran {
     let (mine, theirs) = (ours(arguments), stock(arguments));
     assert_eq!(mine.code, theirs.code, "{arguments:?}: {} | {}", mine.stderr, theirs.stderr);
     assert_eq!(mine.stderr, theirs.stderr, "{arguments:?}");
-    let (left, right) = (without_end_time(&mine.text()), without_end_time(&theirs.text()));
+    let (left, right) = (without_end_time(&mine.stdout), without_end_time(&theirs.stdout));
     if left != right {
-        let differing = left.lines().zip(right.lines()).find(|(left, right)| left != right);
+        let shown = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
+        let differing = left
+            .iter()
+            .zip(&right)
+            .find(|(left, right)| left != right)
+            .map(|(left, right)| (shown(left), shown(right)));
         panic!(
             "{arguments:?}: {} and {} bytes differ first at {differing:?}",
             mine.stdout.len(),
@@ -115,8 +120,10 @@ pub(crate) fn same(arguments: &[&str]) -> Ran {
     mine
 }
 
-fn without_end_time(script: &str) -> String {
-    script.split_inclusive('\n').filter(|line| !line.starts_with("-- Completed on ")).collect()
+/// Lines, as bytes: databases need not be UTF-8.
+fn without_end_time(script: &[u8]) -> Vec<&[u8]> {
+    let lines = script.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| !line.starts_with(b"-- Completed on ")).collect()
 }
 
 /// A server with the database `demo`.
@@ -156,9 +163,15 @@ impl Lab {
     /// Dumps the database with stock's `pg_dump` of a major into a file or directory of that name.
     #[track_caller]
     pub(crate) fn dump_by(&self, major: u32, name: &str, arguments: &[&str]) -> String {
+        self.dump_of("demo", major, name, arguments)
+    }
+
+    /// The same of another database.
+    #[track_caller]
+    pub(crate) fn dump_of(&self, database: &str, major: u32, name: &str, arguments: &[&str]) -> String {
         let path = self.path(name);
         let mut command = Command::new(installation(major).program("pg_dump"));
-        command.args(arguments).args(["-f", &path, "-d", &self.cluster.conninfo_db("demo")]);
+        command.args(arguments).args(["-f", &path, "-d", &self.cluster.conninfo_db(database)]);
         run(command, None).is_fine("pg_dump");
         path
     }
@@ -172,11 +185,18 @@ impl Lab {
     /// A database as `pg_dump` 18 shows it, without the server's version.
     #[track_caller]
     pub(crate) fn shown(&self, database: &str, arguments: &[&str]) -> String {
+        String::from_utf8_lossy(&self.shown_bytes(database, arguments)).into_owned()
+    }
+
+    /// The same for databases that are not UTF-8.
+    #[track_caller]
+    pub(crate) fn shown_bytes(&self, database: &str, arguments: &[&str]) -> Vec<u8> {
         let mut command = Command::new(client("pg_dump"));
         command.args(["--restrict-key=k", "-d", &self.cluster.conninfo_db(database)]).args(arguments);
         let ran = run(command, None);
         ran.is_fine("pg_dump");
-        ran.text().split_inclusive('\n').filter(|line| !line.starts_with("-- Dumped from ")).collect()
+        let lines = ran.stdout.split_inclusive(|byte| *byte == b'\n');
+        lines.filter(|line| !line.starts_with(b"-- Dumped from ")).flatten().copied().collect()
     }
 }
 

@@ -12,11 +12,13 @@ use pgkeep_format::relation::RelationFile;
 use pgkeep_repo::BackupWriter;
 use pgkeep_wire::Connection;
 
+use super::collector::Collected;
 use super::copy::{Sink, copy};
 use super::parent_files::{ParentFile, ParentFiles};
 use super::reading::Reading;
 use super::run::{Copied, Run, interruptible};
 use super::wal_receive::{PreparedReceiver, RunningReceiver};
+use super::walk::{Walk, walk};
 use super::work::{Bundler, SourceFile, Stretch, Work};
 use super::{ChangesChoice, ChangesFrom, server, source_local};
 use crate::changed_blocks::{ChangedBlocks, WalRequest, comparable, from_wal};
@@ -65,12 +67,32 @@ impl Run<'_> {
             *receiver = Some(self.start_receiver(prepared, start, timeline)?);
         }
         let found = self.find_changes(session, directory, parent, start)?;
-        let reading = found.changes.as_ref().map(|changes| Reading {
+        let changes = found.changes.as_ref();
+        let (collected, vanished) =
+            self.copy_directory(writer, directory, parent, changes, start, receiver.as_ref())?;
+        let stopped = server::stop(session)?;
+        let directory_mode = source_local::directory_mode(directory)?;
+        let changes = found.told();
+        Ok(Copied { collected, start, stopped, vanished, directory_mode, changes })
+    }
+
+    /// Copies what is in the data directory; answers how many files went away meanwhile. Blocks of which `changes` proves that
+    /// they are the parent's are not read.
+    pub(super) fn copy_directory(
+        &self,
+        writer: &mut BackupWriter,
+        directory: &Path,
+        parent: Option<&ParentFiles>,
+        changes: Option<&ChangedBlocks>,
+        start: Lsn,
+        receiver: Option<&RunningReceiver>,
+    ) -> Result<(Collected, u64)> {
+        let reading = changes.map(|changes| Reading {
             changes,
             rewrite: &self.rewrite,
             block_size: self.facts.block_size,
         });
-        let walk = source_local::walk(directory, &self.facts)?;
+        let walk = walk(directory, &self.facts)?;
         for special in &walk.special {
             self.observer.event(Event::Warning {
                 text: format!("`{special}` is neither a file nor a directory and is left out"),
@@ -80,9 +102,8 @@ impl Run<'_> {
         self.step(Step::Copy, Some(walk.size_bytes));
         let vanished = AtomicU64::new(walk.vanished);
         let mut collector = self.collector(writer);
-        let receiving = receiver.as_ref();
         copy(self.workers(start), &mut collector, self.observer, self.cancel, |sink| {
-            self.hand_out(&walk.entries, parent, reading.as_ref(), sink, receiving, &vanished)
+            self.hand_out((directory, &walk), parent, reading.as_ref(), sink, receiver, &vanished)
         })?;
         // Last of all: a standby's control file says up to where replay must go.
         let (bytes, mode, modified) = source_local::read_control_file(directory)?;
@@ -94,10 +115,7 @@ impl Run<'_> {
         collector.drop_files(&parent.map(ParentFiles::left).unwrap_or_default())?;
         let collected = collector.finish()?;
         self.observer.event(Event::StepFinished { step: Step::Copy });
-        let stopped = server::stop(session)?;
-        let directory_mode = source_local::directory_mode(directory)?;
-        let changes = found.told();
-        Ok(Copied { collected, start, stopped, vanished: vanished.into_inner(), directory_mode, changes })
+        Ok((collected, vanished.into_inner()))
     }
 
     /// What may have changed since the parent, from the WAL since; nothing where that is not known, with the reason.
@@ -155,7 +173,7 @@ impl Run<'_> {
 
     fn hand_out(
         &self,
-        entries: &[source_local::Entry],
+        (directory, walk): (&Path, &Walk),
         parent: Option<&ParentFiles>,
         reading: Option<&Reading<'_>>,
         sink: &Sink<'_>,
@@ -164,13 +182,13 @@ impl Run<'_> {
     ) -> Result<()> {
         let version_directory = self.facts.tablespace_directory();
         let mut bundler = Bundler::new(self.facts.block_size, COMPARED_BYTES);
-        for (number, entry) in entries.iter().enumerate() {
+        for (number, entry) in walk.entries().enumerate() {
             if receiver.is_some_and(RunningReceiver::has_failed) {
                 return Err(Error::new(ErrorKind::Connect, "the WAL stream ended before the backup did")
                     .hint("look at the server's log, then take the backup again"));
             }
             if entry.is_directory {
-                sink.directory(entry.path.clone(), entry.mode)?;
+                sink.directory(entry.path, entry.mode)?;
                 continue;
             }
             let old = take_parent(parent, &entry.path)?;
@@ -184,7 +202,8 @@ impl Run<'_> {
             };
             let block_size = self.facts.block_size;
             let open = source_local::open(
-                entry,
+                directory,
+                &entry,
                 number as u64,
                 &version_directory,
                 old,

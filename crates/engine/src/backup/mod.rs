@@ -12,6 +12,8 @@ mod copy;
 mod copy_local;
 mod copy_stream;
 mod external_config;
+#[cfg(test)]
+mod model;
 mod parent_files;
 mod plan;
 mod reading;
@@ -25,6 +27,7 @@ pub(crate) mod source_local;
 mod source_stream;
 mod wal_receive;
 mod wal_wait;
+mod walk;
 mod work;
 mod worker;
 

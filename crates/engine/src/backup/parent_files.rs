@@ -63,12 +63,13 @@ impl ParentFiles {
 
     /// Paths and lengths of all files whose names are UTF-8, as those of relations are.
     pub fn all(&self) -> impl Iterator<Item = (String, u64)> + '_ {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = (0..slots.len()).filter_map(|index| {
+        let count = self.slots.lock().unwrap_or_else(PoisonError::into_inner).len();
+        // One after the other: a cluster may have a million files.
+        (0..count).filter_map(|index| {
+            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             let path = std::str::from_utf8(self.path(&slots, index)).ok()?.to_owned();
             Some((path, slots[index].size))
-        });
-        found.collect::<Vec<_>>().into_iter()
+        })
     }
 
     /// The file of that path, the first time that it is asked for.

@@ -202,7 +202,7 @@ impl Run<'_> {
     }
 
     /// Opens the backup that this one builds on, and tells the writer of it.
-    fn open_parent(&self, writer: &mut BackupWriter) -> Result<Option<ParentFiles>> {
+    pub(super) fn open_parent(&self, writer: &mut BackupWriter) -> Result<Option<ParentFiles>> {
         let Some(id) = self.plan.basis.parent else { return Ok(None) };
         let reader = self.stanza.backup(id)?;
         writer.build_on(&reader, &self.rewrite)?;

@@ -1,57 +1,25 @@
-//! The data directory as a source: walked once, read at random by every worker.
+//! The data directory as a source: walked once ([`super::walk`]), read at random by every worker.
 //!
-//! What is taken and what is left follows `pgkeep_format::exclude` (basebackup.c). Files may vanish between the walk and
-//! the open: that is normal for relations (dropped) and temporary files, and counted. `global/pg_control` is not handed
-//! out by the walk: it is read last, because a standby's carries the position up to which replay must go.
+//! Files may vanish between the walk and the open: that is normal for relations (dropped) and temporary files, and counted.
+//! `global/pg_control` is read last, because a standby's carries the position up to which replay must go.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use pgkeep_format::control_file::{CONTROL_FILE_PATH, ControlFile};
-use pgkeep_format::exclude::{Disposition, classify_entry, init_fork_of, is_temporary_relation};
 use pgkeep_format::relation::RelationFile;
 
 use super::parent_files::ParentFile;
 use super::reading::BlockSpan;
 use super::server::ServerFacts;
+use super::walk::Entry;
 use super::work::{STRETCH_BYTES, SourceFile, Stretch};
 use crate::error::{Error, ErrorKind, Result};
-
-/// A file or directory that the walk found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Relative to the data directory, as the manifest names it.
-    pub path: String,
-    /// Where it is on this machine.
-    pub location: PathBuf,
-    /// Permission bits.
-    pub mode: u32,
-    /// Bytes; nothing for a directory.
-    pub size: u64,
-    /// Seconds since 1970; nothing for a directory.
-    pub modified: i64,
-    /// Whether it is a directory.
-    pub is_directory: bool,
-}
-
-/// What the walk found.
-#[derive(Debug, Default)]
-pub struct Walk {
-    /// Directories and files in the order of the walk, parents first; without the control file.
-    pub entries: Vec<Entry>,
-    /// Bytes of the files.
-    pub size_bytes: u64,
-    /// Entries that went away during the walk.
-    pub vanished: u64,
-    /// Things that are neither file, directory nor link, and are left out with a warning.
-    pub special: Vec<String>,
-}
 
 /// Why the data directory can not be the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,139 +61,7 @@ pub fn prove_directory(directory: &Path, facts: &ServerFacts) -> Result<ControlF
     Ok(control)
 }
 
-/// Walks the data directory and its tablespaces.
-pub fn walk(data_directory: &Path, facts: &ServerFacts) -> Result<Walk> {
-    let mut walk = Walk::default();
-    let version_directory = facts.tablespace_directory();
-    walk_directory(&mut walk, data_directory, "", facts, &version_directory)?;
-    for space in &facts.tablespaces {
-        let path = format!("pg_tblspc/{}/{version_directory}", space.oid);
-        let location = data_directory.join(&path);
-        match fs::metadata(&location) {
-            Ok(metadata) => {
-                walk.entries.push(Entry {
-                    path: path.clone(),
-                    location: location.clone(),
-                    mode: metadata.mode() & 0o7777,
-                    size: 0,
-                    modified: 0,
-                    is_directory: true,
-                });
-                walk_directory(&mut walk, &location, &path, facts, &version_directory)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => walk.vanished += 1,
-            Err(error) => return Err(cannot_walk(&location, &error)),
-        }
-    }
-    Ok(walk)
-}
-
-fn walk_directory(
-    walk: &mut Walk,
-    directory: &Path,
-    relative: &str,
-    facts: &ServerFacts,
-    version_directory: &str,
-) -> Result<()> {
-    let mut children = Vec::new();
-    let listing = match fs::read_dir(directory) {
-        Ok(listing) => listing,
-        // A database that was dropped just now.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !relative.is_empty() => {
-            walk.vanished += 1;
-            return Ok(());
-        }
-        Err(error) => return Err(cannot_walk(directory, &error)),
-    };
-    for child in listing {
-        let child = child.map_err(|error| cannot_walk(directory, &error))?;
-        let name = child.file_name().into_string().map_err(|name| {
-            Error::new(ErrorKind::Unsupported, "a file name in the data directory is not UTF-8")
-                .cause(format!("{} in `{}`", name.to_string_lossy(), directory.display()))
-                .hint("rename or remove the file: PostgreSQL makes no such names in its data directory")
-        })?;
-        children.push(name);
-    }
-    children.sort_unstable();
-    let names: BTreeSet<&str> = children.iter().map(String::as_str).collect();
-    for name in &children {
-        let path = if relative.is_empty() { name.clone() } else { format!("{relative}/{name}") };
-        if path == CONTROL_FILE_PATH {
-            continue;
-        }
-        let location = directory.join(name);
-        let metadata = match fs::symlink_metadata(&location) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                walk.vanished += 1;
-                continue;
-            }
-            Err(error) => return Err(cannot_walk(&location, &error)),
-        };
-        // pg_wal may be a link to another disk, and is backed up as a directory; links in pg_tblspc are the tablespaces,
-        // walked on their own.
-        let linked_directory =
-            metadata.is_symlink() && fs::metadata(&location).is_ok_and(|target| target.is_dir());
-        if relative == "pg_tblspc" && metadata.is_symlink() {
-            continue;
-        }
-        let is_directory = metadata.is_dir() || linked_directory;
-        let disposition = classify_entry(&path, is_directory, facts.major());
-        if disposition == Disposition::Skip {
-            continue;
-        }
-        if is_directory {
-            // What is on the other disk may have any mode; in the copy it is a directory like its neighbours.
-            let mode = if linked_directory { directory_mode(directory)? } else { metadata.mode() & 0o7777 };
-            walk.entries.push(Entry {
-                path: path.clone(),
-                location: location.clone(),
-                mode,
-                size: 0,
-                modified: 0,
-                is_directory,
-            });
-            if disposition == Disposition::Take {
-                walk_directory(walk, &location, &path, facts, version_directory)?;
-            }
-            continue;
-        }
-        let metadata = if metadata.is_symlink() {
-            // A configuration file may be a link: what it points to is what the server reads.
-            match fs::metadata(&location) {
-                Ok(target) if target.is_file() => target,
-                _ => {
-                    walk.special.push(path);
-                    continue;
-                }
-            }
-        } else {
-            metadata
-        };
-        if !metadata.is_file() {
-            walk.special.push(path);
-            continue;
-        }
-        if RelationFile::parse_path(&path, version_directory).is_some() || is_temporary_relation(name) {
-            let unlogged = init_fork_of(name).is_some_and(|init| names.contains(init.as_str()));
-            if unlogged || is_temporary_relation(name) {
-                continue;
-            }
-        }
-        walk.size_bytes += metadata.len();
-        walk.entries.push(Entry {
-            path,
-            location,
-            mode: metadata.mode() & 0o7777,
-            size: metadata.len(),
-            modified: metadata.mtime(),
-            is_directory: false,
-        });
-    }
-    Ok(())
-}
-
-fn cannot_walk(path: &Path, error: &io::Error) -> Error {
+pub(super) fn cannot_walk(path: &Path, error: &io::Error) -> Error {
     let kind =
         if error.kind() == io::ErrorKind::PermissionDenied { ErrorKind::Config } else { ErrorKind::Storage };
     Error::new(kind, format!("cannot read `{}` of the cluster", path.display()))
@@ -242,6 +78,7 @@ pub fn directory_mode(data_directory: &Path) -> Result<u32> {
 /// Opens one file of the walk; nothing where it is gone. Of `spans`, where they are given, every other block is known to
 /// be the parent's; a file of which nothing is to be read is not opened.
 pub fn open(
+    data_directory: &Path,
     entry: &Entry,
     number: u64,
     version_directory: &str,
@@ -253,12 +90,13 @@ pub fn open(
     let (file, size, modified) = if spans.is_some_and(<[BlockSpan]>::is_empty) {
         (None, entry.size, entry.modified)
     } else {
-        let file = match File::open(&entry.location) {
+        let location = data_directory.join(&entry.path);
+        let file = match File::open(&location) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(cannot_walk(&entry.location, &error)),
+            Err(error) => return Err(cannot_walk(&location, &error)),
         };
-        let metadata = file.metadata().map_err(|error| cannot_walk(&entry.location, &error))?;
+        let metadata = file.metadata().map_err(|error| cannot_walk(&location, &error))?;
         // What is read in part was decided by the length that the walk saw: what was added since, WAL brings back.
         let size = if spans.is_some() { entry.size } else { metadata.len() };
         (Some(file), size, metadata.mtime())

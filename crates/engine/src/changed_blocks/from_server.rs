@@ -36,6 +36,12 @@ pub struct LimitBlocks {
 }
 
 impl LimitBlocks {
+    /// The limits that a summary of the same range has.
+    #[cfg(test)]
+    pub(crate) fn of(limits: BlockSummary) -> LimitBlocks {
+        LimitBlocks { limits }
+    }
+
     /// How many of the file's first blocks are the parent's unless they were sent; the parent has `parent_blocks` of them.
     /// Blocks from there on that were not sent are zeros.
     #[must_use]

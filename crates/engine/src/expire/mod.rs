@@ -152,7 +152,10 @@ fn settle(
             }
             RemovalStep::Tail(.., size) => removed.bytes += size,
             RemovalStep::Wal(..) => removed.wal_files += 1,
-            RemovalStep::Folder(_) | RemovalStep::Lease(_) | RemovalStep::Condemnation(_) => {}
+            RemovalStep::Flush(_)
+            | RemovalStep::Folder(_)
+            | RemovalStep::Lease(_)
+            | RemovalStep::Condemnation(_) => {}
         }
         observer.event(Event::Progress { step: Step::Remove, done_bytes: removed.bytes });
     }

@@ -245,13 +245,40 @@ impl ArchiveIndex {
     /// # Errors
     /// When the storage fails or a history file cannot be read.
     pub fn load(archive: &WalArchive) -> Result<ArchiveIndex> {
+        ArchiveIndex::load_with(archive, Err)
+    }
+
+    /// As [`ArchiveIndex::load`] for those who only tell what is there: a history file that is damaged is as one that is
+    /// missing, and told.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn load_readable(archive: &WalArchive) -> Result<(ArchiveIndex, Vec<String>)> {
+        let mut damaged = Vec::new();
+        let index = ArchiveIndex::load_with(archive, |error| {
+            if error.kind != ErrorKind::Corrupt {
+                return Err(error);
+            }
+            damaged.push(format!("{error}; nothing on that timeline is known to be reachable"));
+            Ok(())
+        })?;
+        Ok((index, damaged))
+    }
+
+    fn load_with(
+        archive: &WalArchive,
+        mut unreadable: impl FnMut(Error) -> Result<()>,
+    ) -> Result<ArchiveIndex> {
         let mut segments: BTreeMap<TimelineId, Vec<WalSegmentName>> = BTreeMap::new();
         let mut histories = Vec::new();
         for timeline in archive.timelines()? {
             for name in archive.list(timeline)? {
                 match name {
                     WalFileName::Segment(segment) => segments.entry(timeline).or_default().push(segment),
-                    WalFileName::TimelineHistory(of) => histories.extend(load_history(archive, of)?),
+                    WalFileName::TimelineHistory(of) => match load_history(archive, of) {
+                        Ok(history) => histories.extend(history),
+                        Err(error) => unreadable(error)?,
+                    },
                     WalFileName::Partial(_) | WalFileName::BackupHistory { .. } => {}
                 }
             }

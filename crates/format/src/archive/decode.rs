@@ -213,8 +213,15 @@ impl<R: Read> ArchiveDecoder<R> {
     /// # Errors
     /// At the end of the input, and when the number does not fit into 32 bits.
     pub fn int(&mut self) -> Result<i32, ArchiveError> {
-        let negative = self.byte()? != 0;
-        let magnitude = self.magnitude(self.int_size)?;
+        let (negative, magnitude) = if self.int_size == 4 {
+            // Nearly always. Uncompressed archives have one for each row.
+            let mut bytes = [0; 5];
+            self.bytes(&mut bytes)?;
+            let [sign, magnitude @ ..] = bytes;
+            (sign != 0, u64::from(u32::from_le_bytes(magnitude)))
+        } else {
+            (self.byte()? != 0, self.magnitude(self.int_size)?)
+        };
         let out_of_range = ArchiveError::Number { position: self.position };
         let magnitude = i64::try_from(magnitude).map_err(|_| out_of_range)?;
         i32::try_from(if negative { -magnitude } else { magnitude })

@@ -47,6 +47,8 @@ use crate::restore::{LiveData, RestoreError};
 #[derive(Debug)]
 pub struct Dump {
     session: Session,
+    /// More sessions in the same snapshot, for parallel dumps.
+    others: Vec<Session>,
     entries: Vec<TocEntry>,
     data: HashMap<DumpId, DataSource>,
     model: Model,
@@ -58,13 +60,17 @@ impl Dump {
     /// Connects, takes a snapshot, and reads the catalogs.
     pub fn start(conninfo: &ConnInfo, options: &DumpOptions) -> Result<Dump> {
         let mut session = Session::start(conninfo, options)?;
+        let mut others = Vec::new();
+        for _ in 1..options.jobs.max(1) {
+            others.push(session.another(conninfo, options)?);
+        }
         let selection = patterns::select(&mut session, options)?;
         let mut collected = Collector::run(&mut session, options, &selection)?;
         let mut warnings = std::mem::take(&mut collected.warnings);
         let order = order::order(&mut collected.model, &mut warnings)?;
         let entries = define::define(&mut session, options, &mut collected, &order)?;
         let (entries, data) = (entries.list, entries.data);
-        Ok(Dump { session, entries, data, model: collected.model, rows: options.rows, warnings })
+        Ok(Dump { session, others, entries, data, model: collected.model, rows: options.rows, warnings })
     }
 
     /// The table of contents, in order. No entry says yet where its data lies, and only some what they depend on.
@@ -96,17 +102,14 @@ impl Dump {
     pub fn large_objects(&self, id: DumpId) -> Option<&[u32]> {
         match self.data.get(&id)? {
             DataSource::LargeObjects(oids) => Some(oids),
-            _ => None,
+            DataSource::Rows(_) => None,
         }
     }
 
     /// Writes the rows of an entry as they stand in an archive, end mark included.
     pub fn write_rows(&mut self, id: DumpId, out: &mut dyn Write) -> Result<()> {
         match self.data.get(&id) {
-            Some(DataSource::Copy { command, table, foreign }) => {
-                rows::copy(&mut self.session, command, table, *foreign, out)
-            }
-            Some(DataSource::Inserts(source)) => rows::inserts(&mut self.session, source, self.rows, out),
+            Some(DataSource::Rows(source)) => rows::write(&mut self.session, source, self.rows, out),
             Some(DataSource::LargeObjects(_)) | None => Ok(()),
         }
     }
@@ -114,6 +117,56 @@ impl Dump {
     /// Writes the contents of a large object.
     pub fn write_large_object(&mut self, oid: u32, out: &mut dyn Write) -> Result<()> {
         rows::large_object(&mut self.session, oid, out)
+    }
+}
+
+/// One of the sessions that fetch data at the same time.
+#[derive(Debug)]
+struct Fetcher<'a> {
+    session: &'a mut Session,
+    data: &'a HashMap<DumpId, DataSource>,
+    rows: RowFormat,
+    /// It does not hold the locks.
+    is_other: bool,
+}
+
+impl Dump {
+    /// All sessions, to be used by a thread each.
+    fn fetchers(&mut self) -> Vec<Fetcher<'_>> {
+        let Dump { session, others, data, rows, .. } = self;
+        let first = std::iter::once((session, false));
+        let sessions = first.chain(others.iter_mut().map(|session| (session, true)));
+        sessions.map(|(session, is_other)| Fetcher { session, data, rows: *rows, is_other }).collect()
+    }
+
+    /// About how much an entry holds.
+    fn size(&self, id: DumpId) -> u64 {
+        match self.data.get(&id) {
+            Some(DataSource::Rows(source)) => source.pages,
+            Some(DataSource::LargeObjects(oids)) => oids.len() as u64,
+            None => 0,
+        }
+    }
+}
+
+impl Fetcher<'_> {
+    fn large_objects(&self, id: DumpId) -> Option<&[u32]> {
+        match self.data.get(&id)? {
+            DataSource::LargeObjects(oids) => Some(oids),
+            DataSource::Rows(_) => None,
+        }
+    }
+
+    fn write_rows(&mut self, id: DumpId, out: &mut dyn Write) -> Result<()> {
+        let Some(DataSource::Rows(source)) = self.data.get(&id) else { return Ok(()) };
+        if self.is_other {
+            rows::lock(self.session, source)?;
+        }
+        rows::write(self.session, source, self.rows, out)
+    }
+
+    fn write_large_object(&mut self, oid: u32, out: &mut dyn Write) -> Result<()> {
+        rows::large_object(self.session, oid, out)
     }
 }
 

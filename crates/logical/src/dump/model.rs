@@ -230,6 +230,8 @@ pub(crate) struct Table {
     pub(crate) check_count: i32,
     pub(crate) has_index: bool,
     pub(crate) has_triggers: bool,
+    /// Of the table and its TOAST table, by the last VACUUM.
+    pub(crate) pages: u64,
     pub(crate) persistence: u8,
     pub(crate) populated: bool,
     pub(crate) replica_identity: u8,

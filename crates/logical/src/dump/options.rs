@@ -45,6 +45,8 @@ pub struct DumpOptions {
     pub quote_all_identifiers: bool,
     /// `--load-via-partition-root`.
     pub load_via_partition_root: bool,
+    /// Sessions that fetch data at the same time.
+    pub jobs: u32,
     /// How rows are written.
     pub rows: RowFormat,
     /// Patterns of objects.
@@ -74,6 +76,7 @@ impl Default for DumpOptions {
             disable_dollar_quoting: false,
             quote_all_identifiers: false,
             load_via_partition_root: false,
+            jobs: 1,
             rows: RowFormat::Copy,
             patterns: Patterns::default(),
             session: SessionOptions::default(),

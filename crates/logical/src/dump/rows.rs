@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::define::InsertSource;
+use super::define::{InsertSource, RowSource, Rows};
 use super::error::{DumpError, Result, server_words};
 use super::options::RowFormat;
 use super::session::Session;
@@ -17,17 +17,45 @@ fn sink(error: &std::io::Error) -> DumpError {
     DumpError::new(format!("could not write to output file: {error}"))
 }
 
-/// Writes what COPY gives, and its end mark.
-pub(super) fn copy(
+/// Writes the rows of a table as they stand in a dump.
+pub(super) fn write(
     session: &mut Session,
-    command: &str,
-    table: &str,
-    foreign: bool,
+    source: &RowSource,
+    format: RowFormat,
     out: &mut dyn Write,
 ) -> Result<()> {
-    if foreign {
+    // Only while its rows are fetched may a foreign table be read.
+    if source.foreign {
         session.restrict_relations("view")?;
     }
+    match &source.how {
+        Rows::Copy(command) => copy(session, command, &source.name, out)?,
+        Rows::Inserts(inserted) => inserts(session, inserted, format, out)?,
+    }
+    if source.foreign {
+        session.restrict_relations("view, foreign-table")?;
+    }
+    Ok(())
+}
+
+/// Locks a table in another session than that which holds its lock already. Never waits: somebody who waits for a stronger
+/// lock would wait for the first session, which waits for this one.
+pub(super) fn lock(session: &mut Session, source: &RowSource) -> Result<()> {
+    if source.foreign {
+        return Ok(());
+    }
+    session.execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT", source.table)).map_err(|error| {
+        DumpError::new(format!("could not obtain lock on relation \"{}\"", source.table))
+            .detail(error.message)
+            .hint(
+                "This usually means that someone requested an ACCESS EXCLUSIVE lock on the table after the dump had \
+                 gotten its first ACCESS SHARE lock on the table. Dump again, or without -j.",
+            )
+    })
+}
+
+/// Writes what COPY gives, and its end mark.
+fn copy(session: &mut Session, command: &str, table: &str, out: &mut dyn Write) -> Result<()> {
     let failure = |error: &pgkeep_wire::WireError, step: &str| {
         DumpError::new(format!("Dumping the contents of table \"{table}\" failed: {step}() failed."))
             .detail(format!("Error message from server: {}\nCommand was: {command}", server_words(error)))
@@ -42,11 +70,7 @@ pub(super) fn copy(
             Err(error) => return Err(failure(&error, "PQgetResult")),
         }
     }
-    out.write_all(b"\\.\n\n\n").map_err(|error| sink(&error))?;
-    if foreign {
-        session.restrict_relations("view, foreign-table")?;
-    }
-    Ok(())
+    out.write_all(b"\\.\n\n\n").map_err(|error| sink(&error))
 }
 
 /// OIDs of types whose values need no quotes, or others.
@@ -57,7 +81,7 @@ mod types {
 }
 
 /// Writes rows as INSERT commands.
-pub(super) fn inserts(
+fn inserts(
     session: &mut Session,
     source: &InsertSource,
     format: RowFormat,
@@ -66,9 +90,6 @@ pub(super) fn inserts(
     let RowFormat::Inserts { rows_per_command, skip_conflicts, .. } = format else {
         return Err(DumpError::new("rows are not to be written as INSERT commands"));
     };
-    if source.foreign {
-        session.restrict_relations("view")?;
-    }
     session.execute(&format!("DECLARE _pg_dump_cursor CURSOR FOR {}", source.query))?;
     let end = if skip_conflicts { " ON CONFLICT DO NOTHING;\n" } else { ";\n" };
     let mut in_command = 0;
@@ -115,11 +136,7 @@ pub(super) fn inserts(
         out.write_all(end.as_bytes()).map_err(|error| sink(&error))?;
     }
     out.write_all(b"\n\n").map_err(|error| sink(&error))?;
-    session.execute("CLOSE _pg_dump_cursor")?;
-    if source.foreign {
-        session.restrict_relations("view, foreign-table")?;
-    }
-    Ok(())
+    session.execute("CLOSE _pg_dump_cursor")
 }
 
 fn push_value(text: &mut String, session: &Session, type_oid: u32, value: Option<&str>) {

@@ -122,6 +122,18 @@ impl Session {
         self.begin(&options.session)
     }
 
+    /// Another session in the snapshot of this one, which has to live on until the other has begun.
+    pub(crate) fn another(&mut self, conninfo: &ConnInfo, options: &DumpOptions) -> Result<Session> {
+        let snapshot = match &options.session.snapshot {
+            Some(snapshot) => snapshot.clone(),
+            None => self.one("SELECT pg_catalog.pg_export_snapshot()")?,
+        };
+        let mut options = options.clone();
+        options.session.snapshot = Some(snapshot);
+        options.session.encoding = Some(self.encoding.name.clone());
+        Session::start(conninfo, &options)
+    }
+
     fn begin(&mut self, options: &SessionOptions) -> Result<()> {
         self.execute("BEGIN")?;
         self.execute(if options.serializable_deferrable && options.snapshot.is_none() {

@@ -4,6 +4,7 @@
 //! archive each, take entries from it as the [`Schedule`] allows; results come back in one channel. What is left in the
 //! end, since it depends on itself, the leader does.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc;
 
@@ -51,13 +52,34 @@ pub(super) fn run<'a>(
     }
     let Some(info) = emitter.server().map(|server| server.info().clone()) else { return Ok(0) };
     let mut workers = Vec::new();
-    for _ in 0..job.options.jobs {
+    // More workers than entries would have nothing to do.
+    let most = u32::try_from(wanted.len()).unwrap_or(u32::MAX).max(1);
+    for _ in 0..job.options.jobs.min(most) {
         workers.push(source.reopen(path)?);
     }
     job.reporter.info("entering main parallel loop");
     let errors = second_part(job, &info, workers, &mut schedule, &mut wanted, &mut created)?;
     job.reporter.info("finished main parallel loop");
-    for index in schedule.left() {
+    let left = schedule.left();
+    if left.iter().any(|index| wanted[*index].is_restored()) {
+        rest(emitter, source, &left, &wanted)?;
+    }
+    Ok(errors)
+}
+
+/// What depends on itself, in the order of the archive.
+fn rest(
+    emitter: &mut Emitter<'_>,
+    source: &mut Source,
+    left: &BTreeSet<usize>,
+    wanted: &[Wanted],
+) -> Result<(), RestoreError> {
+    let job = emitter.job;
+    let in_transactions = job.options.transaction_size > 0;
+    if in_transactions {
+        emitter.begin("")?;
+    }
+    for index in job.contents.order.iter().copied().filter(|index| left.contains(index)) {
         let entry = &job.contents.entries[index];
         if wanted[index].is_restored() {
             job.reporter
@@ -65,7 +87,7 @@ pub(super) fn run<'a>(
             emitter.restore_entry(source, entry, wanted[index], false)?;
         }
     }
-    Ok(errors)
+    if in_transactions { emitter.commit("") } else { Ok(()) }
 }
 
 /// What comes before the data, in the leader's session.

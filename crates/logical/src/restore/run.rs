@@ -47,6 +47,10 @@ pub fn restore(
 ) -> Result<u64, RestoreError> {
     let wanted = prepare(archive, options, reporter)?;
     let is_parallel = options.jobs > 1;
+    if is_parallel && options.single_transaction {
+        return Err(RestoreError::new("cannot specify both --single-transaction and multiple jobs")
+            .hint("several sessions cannot share a transaction"));
+    }
     if is_parallel {
         // Says at once that it cannot be done.
         drop(archive.source.reopen(archive.path.as_deref())?);

@@ -181,6 +181,22 @@ fn packs_outlive_their_manifest_while_another_lists_them() {
     assert!(stored(&stanza).is_empty());
 }
 
+/// A power failure after the packs are gone must not bring their backups back.
+#[test]
+fn manifests_stay_removed_before_any_pack_goes() {
+    let stanza = stanza();
+    let ids: Vec<BackupId> = (0..20).map(|_| backup(&stanza, 1, &[])).collect();
+    for doomed in [&ids[..2], &ids[2..]] {
+        let steps = expire(&stanza, doomed).steps;
+        let place = |is: fn(&RemovalStep) -> bool| steps.iter().position(is).unwrap();
+        let flush = place(|step| matches!(step, RemovalStep::Flush(_)));
+        assert_eq!(steps[flush], RemovalStep::Flush(doomed.to_vec()));
+        assert!(steps[..flush].iter().all(|step| matches!(step, RemovalStep::Manifest(_))));
+        assert!(place(|step| matches!(step, RemovalStep::Pack(..))) > flush);
+    }
+    assert!(stored(&stanza).is_empty());
+}
+
 #[test]
 fn a_writer_that_may_refer_to_a_pack_is_waited_for() {
     let stanza = stanza();

@@ -36,6 +36,8 @@ pub(super) struct Arguments {
     pub(super) restore: RestoreOptions,
     /// None for plain text.
     pub(super) format: Option<ArchiveFormat>,
+    /// The script is added to the file: how pg_dumpall calls.
+    pub(super) append: bool,
     pub(super) compression: CompressionChoice,
     pub(super) file: Option<PathBuf>,
     pub(super) sync: bool,
@@ -475,7 +477,9 @@ impl Reading {
                 skip_conflicts: raw.skip_conflicts,
             };
         }
-        let format = format(raw.format.as_deref().unwrap_or("p"))?;
+        let name = raw.format.as_deref().unwrap_or("p");
+        let append = matches!(name.to_ascii_lowercase().as_str(), "a" | "append");
+        let format = if append { None } else { format(name)? };
         match format {
             None => restore.restrict_key = Some(restrict_key(raw.restrict_key)?),
             Some(_) if raw.restrict_key.is_some() => {
@@ -499,7 +503,7 @@ impl Reading {
                     "parallel backup only supported by the directory format".to_owned(),
                 ));
             }
-            return Err(unsupported("-j/--jobs", "leave it out: one session dumps everything"));
+            dump.jobs = raw.jobs.unwrap_or(1);
         }
         if format == Some(ArchiveFormat::Tar) && compression.algorithm != Compression::None {
             return Err(Mistake::Plain("compression is not supported by tar archive format".to_owned()));
@@ -521,6 +525,7 @@ impl Reading {
             dump,
             restore,
             format,
+            append,
             compression,
             file: raw.file,
             sync: raw.sync,

@@ -9,7 +9,7 @@ Usage:
 General options:
   -f, --file=FILENAME          output file, or directory (of format d)
   -F, --format=c|d|t|p         custom, directory, tar, or plain text (default)
-  -j, --jobs=NUM               so many sessions at once (not supported yet)
+  -j, --jobs=NUM               so many sessions at once (format d)
   -v, --verbose                tell what is done
   -V, --version                print the version, then exit
   -Z, --compress=METHOD[:DETAIL]

@@ -68,7 +68,8 @@ fn tell(mistake: Mistake) {
 }
 
 fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
-    let Arguments { dump, mut restore, format, compression, file, sync, connection, warnings } = arguments;
+    let Arguments { dump, mut restore, format, append, compression, file, sync, connection, warnings } =
+        arguments;
     let mut dump = start(&connection, &dump, &warnings, messages)?;
     if let Some(format) = format {
         let options =
@@ -79,7 +80,10 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
         DumpError::new(format!("could not write to output file: {}", plain(&error)))
             .hint("free space or choose another file; nothing was written under its name")
     };
-    let mut output = OutputFile::create(file.as_deref(), sync)?;
+    let mut output = match file.as_deref().filter(|_| append) {
+        Some(path) => OutputFile::append(path, sync)?,
+        None => OutputFile::create(file.as_deref(), sync)?,
+    };
     let sink = BufWriter::with_capacity(256 << 10, &mut output);
     if compression.algorithm == Compression::None {
         let mut sink = sink;

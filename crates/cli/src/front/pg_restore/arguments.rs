@@ -451,5 +451,9 @@ fn connection(database: &OsString, options: Vec<(&'static str, OsString)>) -> Re
     let caller = Caller::read();
     let environment = Environment::from_iter(caller.client_variables(), caller.home.clone());
     ConnInfo::resolve_with(&words, Some(database), &environment)
+        .and_then(|info| match info.get("fallback_application_name") {
+            Some(_) => Ok(info),
+            None => info.with("fallback_application_name", super::NAME),
+        })
         .map_err(|error| RestoreError::new(error.to_string()))
 }

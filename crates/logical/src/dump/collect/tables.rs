@@ -17,7 +17,7 @@ impl Collector<'_> {
         // Sequences depend on their owners 'a'utomatically or, of identity columns, 'i'nternally.
         let rows = self.session.query(
             "SELECT c.tableoid, c.oid, c.relname, c.relnamespace, c.relkind, c.reltype, c.relowner, c.relchecks, \
-             c.relhasindex, c.relhastriggers, c.relpersistence, c.reloftype, c.relacl, \
+             c.relhasindex, GREATEST(c.relpages, 0) + GREATEST(tc.relpages, 0) AS pages, c.relhastriggers, c.relpersistence, c.reloftype, c.relacl, \
              pg_catalog.acldefault(CASE WHEN c.relkind = 'S' THEN 's'::\"char\" ELSE 'r'::\"char\" END, \
                                    c.relowner) AS acldefault, \
              CASE WHEN c.relkind = 'f' THEN \
@@ -85,6 +85,7 @@ impl Collector<'_> {
             check_count: number(row, "relchecks")?,
             has_index: flag(row, "relhasindex")?,
             has_triggers: flag(row, "relhastriggers")?,
+            pages: number(row, "pages")?,
             persistence: letter(row, "relpersistence")?,
             populated: flag(row, "relispopulated")?,
             replica_identity: letter(row, "relreplident")?,

@@ -2,7 +2,7 @@
 
 use pgkeep_format::archive::Section;
 
-use super::{DataSource, Definer, Draft, InsertSource};
+use super::{DataSource, Definer, Draft, InsertSource, RowSource, Rows};
 use crate::dump::error::Result;
 use crate::dump::model::{Id, Kind, Parts, Table};
 use crate::dump::options::RowFormat;
@@ -24,7 +24,7 @@ impl Definer<'_> {
             if through_root { self.qualified(self.root_of(id_of_table)) } else { source_name.clone() };
         let definition = through_root.then(|| format!("-- load via partition root {}", one_line(&target)));
         let columns = self.column_list(table);
-        let (copy, source) = match self.options.rows {
+        let (copy, how) = match self.options.rows {
             RowFormat::Copy => {
                 let command = if condition.is_empty() && table.kind != b'f' {
                     format!("COPY {source_name} {columns} TO stdout;")
@@ -32,26 +32,29 @@ impl Definer<'_> {
                     let list = columns.strip_prefix('(').and_then(|list| list.strip_suffix(')'));
                     format!("COPY (SELECT {} FROM {source_name} {condition}) TO stdout;", list.unwrap_or("*"))
                 };
-                let source = DataSource::Copy {
-                    command,
-                    table: self.model.get(id_of_table).name.clone(),
-                    foreign: table.kind == b'f',
-                };
-                (Some(format!("COPY {target} {columns} FROM stdin;\n")), source)
+                (Some(format!("COPY {target} {columns} FROM stdin;\n")), Rows::Copy(command))
             }
             RowFormat::Inserts { name_columns, .. } => {
                 let source = self.insert_source(table, &source_name, &target, condition, name_columns);
-                (None, DataSource::Inserts(source))
+                (None, Rows::Inserts(source))
             }
         };
-        let owner = Some(self.model.get(id_of_table).owner.clone());
+        let of = self.model.get(id_of_table);
+        let source = RowSource {
+            table: source_name.clone(),
+            name: of.name.clone(),
+            foreign: table.kind == b'f',
+            pages: table.pages,
+            how,
+        };
+        let owner = Some(of.owner.clone());
         let draft = Draft {
             definition,
             copy,
             section: Some(Section::Data),
             owner,
             dependencies: vec![id_of_table],
-            data: Some(source),
+            data: Some(DataSource::Rows(source)),
             ..self.draft(id, "TABLE DATA")
         };
         self.add(draft);
@@ -110,7 +113,7 @@ impl Definer<'_> {
             command.push_str("VALUES");
         }
         let generated = columns.iter().map(|column| column.generated != 0).collect();
-        InsertSource { query, command, generated, foreign: table.kind == b'f' }
+        InsertSource { query, command, generated }
     }
 
     fn forces_load_through_root(&self, partition: Id) -> bool {

@@ -41,19 +41,33 @@ use texts::Texts;
 /// Where the data of an entry comes from.
 #[derive(Debug, Clone)]
 pub(crate) enum DataSource {
-    /// The text of COPY.
-    Copy {
-        /// The COPY command.
-        command: String,
-        /// The table, for messages.
-        table: String,
-        /// It is a foreign table.
-        foreign: bool,
-    },
-    /// INSERT commands made of a query's rows.
-    Inserts(InsertSource),
+    /// Rows of a table.
+    Rows(RowSource),
     /// Large objects with these OIDs.
     LargeObjects(Vec<u32>),
+}
+
+/// Rows of a table.
+#[derive(Debug, Clone)]
+pub(crate) struct RowSource {
+    /// The table, quoted.
+    pub(crate) table: String,
+    /// The table's name alone, for messages.
+    pub(crate) name: String,
+    /// It is a foreign table.
+    pub(crate) foreign: bool,
+    /// About how many, for the order of work.
+    pub(crate) pages: u64,
+    pub(crate) how: Rows,
+}
+
+/// How rows are fetched.
+#[derive(Debug, Clone)]
+pub(crate) enum Rows {
+    /// By this COPY command.
+    Copy(String),
+    /// By a query, to be written as INSERT commands.
+    Inserts(InsertSource),
 }
 
 /// Rows to be written as INSERT commands.
@@ -64,7 +78,6 @@ pub(crate) struct InsertSource {
     pub(crate) command: String,
     /// Whether each column is generated.
     pub(crate) generated: Vec<bool>,
-    pub(crate) foreign: bool,
 }
 
 /// What a dump consists of.

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgkeep_format::archive::directory::{
     TOC_FILE, data_file, large_object_file, large_object_line, large_object_list,
@@ -11,10 +12,10 @@ use pgkeep_format::archive::directory::{
 use pgkeep_format::archive::{ArchiveHeader, DataLocation, DumpId};
 
 use super::output_file::sync_directory;
-use super::{ArchiveOptions, Chosen, output_error, table_of_contents, write_stream};
+use super::{ArchiveOptions, Chosen, output_error, table_of_contents};
 use crate::compress::{Compressor, Framing};
-use crate::dump::Dump;
 use crate::dump::error::{DumpError, Result};
+use crate::dump::{Dump, Fetcher};
 
 pub(super) fn write(
     dump: &mut Dump,
@@ -25,22 +26,21 @@ pub(super) fn write(
 ) -> Result<()> {
     create(path)?;
     let directory = Directory { path, options };
+    let mut work = Vec::new();
     for chosen in &mut entries {
         if !chosen.entry.had_dumper {
             continue;
         }
         let id = chosen.entry.dump_id;
-        let oids = dump.large_objects(id).map(<[u32]>::to_vec);
-        let name = if oids.is_some() { large_object_list(id) } else { data_file(id) };
+        let name = if dump.large_objects(id).is_some() { large_object_list(id) } else { data_file(id) };
         chosen.entry.data = DataLocation::File(name.as_str().into());
-        if !chosen.with_data {
-            continue;
-        }
-        match oids {
-            Some(oids) => directory.large_objects(dump, &name, &oids)?,
-            None => directory.rows(dump, id, &name)?,
+        if chosen.with_data {
+            work.push((id, name));
         }
     }
+    // The largest first, so that no session is left alone with it in the end.
+    work.sort_by_key(|(id, _)| std::cmp::Reverse(dump.size(*id)));
+    directory.fetch(dump.fetchers(), &work)?;
     let table = table_of_contents(header, &entries)?;
     let unfinished = path.join(format!("{TOC_FILE}.unfinished"));
     let mut file = directory.open(&unfinished)?;
@@ -82,6 +82,41 @@ struct Directory<'a> {
 }
 
 impl Directory<'_> {
+    /// Lets each session fetch what comes next until nothing is left, or one fails.
+    fn fetch(&self, mut fetchers: Vec<Fetcher<'_>>, work: &[(DumpId, String)]) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let work_on = |fetcher: &mut Fetcher<'_>| -> Result<()> {
+            while let Some((id, name)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let result = match fetcher.large_objects(*id).map(<[u32]>::to_vec) {
+                    Some(oids) => self.large_objects(fetcher, name, &oids),
+                    None => self.rows(fetcher, *id, name),
+                };
+                if result.is_err() {
+                    // Nobody begins anything more.
+                    next.store(work.len(), Ordering::Relaxed);
+                    return result;
+                }
+            }
+            Ok(())
+        };
+        if let [fetcher] = &mut fetchers[..] {
+            return work_on(fetcher);
+        }
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                fetchers.iter_mut().map(|fetcher| scope.spawn(|| work_on(fetcher))).collect();
+            let results: Vec<Result<()>> = threads
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|_| Err(DumpError::new("a session's thread ended by a defect")))
+                })
+                .collect();
+            results.into_iter().collect()
+        })
+    }
+
     fn open(&self, path: &Path) -> Result<io::BufWriter<File>> {
         File::create_new(path).map(io::BufWriter::new).map_err(|error| {
             DumpError::new(format!("could not open output file \"{}\": {error}", path.display()))
@@ -103,17 +138,18 @@ impl Directory<'_> {
             .map_err(|error| output_error(&error))
     }
 
-    fn rows(&self, dump: &mut Dump, id: DumpId, name: &str) -> Result<()> {
-        let compressor = write_stream(dump, id, self.compressor(name)?)?;
+    fn rows(&self, fetcher: &mut Fetcher<'_>, id: DumpId, name: &str) -> Result<()> {
+        let mut compressor = self.compressor(name)?;
+        fetcher.write_rows(id, &mut compressor)?;
         self.close(compressor.finish().map_err(|error| output_error(&error))?)
     }
 
-    fn large_objects(&self, dump: &mut Dump, name: &str, oids: &[u32]) -> Result<()> {
+    fn large_objects(&self, fetcher: &mut Fetcher<'_>, name: &str, oids: &[u32]) -> Result<()> {
         // The list is not compressed.
         let mut list = self.open(&self.path.join(name))?;
         for oid in oids {
             let mut compressor = self.compressor(&large_object_file(*oid))?;
-            dump.write_large_object(*oid, &mut compressor)?;
+            fetcher.write_large_object(*oid, &mut compressor)?;
             self.close(compressor.finish().map_err(|error| output_error(&error))?)?;
             list.write_all(large_object_line(*oid).as_bytes()).map_err(|error| output_error(&error))?;
         }

@@ -52,6 +52,18 @@ impl OutputFile {
         Ok(OutputFile { sink: Sink::File(sink), names: Some((path.to_owned(), temporary)), sync })
     }
 
+    /// Goes on behind what a file holds already.
+    pub fn append(path: &Path, sync: bool) -> Result<OutputFile> {
+        let file = File::options().append(true).create(true).open(path).map_err(|error| {
+            DumpError::new(format!(
+                "could not open output file \"{}\": {}",
+                path.display(),
+                super::super::error::system_text(&error)
+            ))
+        })?;
+        Ok(OutputFile { sink: Sink::File(io::BufWriter::new(file)), names: None, sync })
+    }
+
     /// The file, when it can be written to at any place.
     pub(super) fn seekable(&mut self) -> Option<&mut io::BufWriter<File>> {
         match &mut self.sink {

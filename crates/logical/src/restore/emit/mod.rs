@@ -272,11 +272,9 @@ impl<'a> Emitter<'a> {
         let name = if tablespace.is_empty() {
             b"''".to_vec()
         } else {
-            {
-                let mut name = Vec::new();
-                self.push_identifier(&mut name, tablespace);
-                name
-            }
+            let mut name = Vec::new();
+            self.push_identifier(&mut name, tablespace);
+            name
         };
         let sql = [b"SET default_tablespace = ", &name[..]].concat();
         let shown = String::from_utf8_lossy(&name);
