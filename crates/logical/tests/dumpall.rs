@@ -79,7 +79,7 @@ fn cluster(major: u32) -> Cluster {
     cluster.sql(
         "SET allow_system_table_mods = on; INSERT INTO pg_shseclabel \
          SELECT oid, 'pg_authid'::regclass, provider, 'label \\ of it''s' FROM pg_authid, \
-         unnest('{b_provider,\"A provider\"}'::text[]) AS provider WHERE rolname = 'plain' \
+         unnest('{\"A provider\",b_provider}'::text[]) AS provider WHERE rolname = 'plain' \
          UNION ALL SELECT oid, 'pg_tablespace'::regclass, 'p', 'secret' FROM pg_tablespace WHERE spcname ~ '^Odd'",
     );
     cluster.sql_db(r"'Odd \'db\''", TABLES);
@@ -178,8 +178,11 @@ fn files_and_filters_are_stocks() {
     let place = tempfile::tempdir().unwrap();
     let path = |name: &str| place.path().join(name);
     let filter = path("filter");
-    fs::write(&filter, "# a comment\nexclude database \"Odd 'db'\"\n\nexclude database \"Latin  DB\" # spaces\n")
-        .unwrap();
+    fs::write(
+        &filter,
+        "# a comment\nexclude database \"Odd 'db'\"\n\nexclude database \"Latin  DB\" # spaces\n",
+    )
+    .unwrap();
     let filter = format!("--filter={}", filter.display());
     for options in [&[filter.as_str()][..], &["--clean", "--no-sync"]] {
         let (theirs, mine) = (path("theirs"), path("mine"));
@@ -264,10 +267,11 @@ fn memberships_of_roles_that_are_gone_are_stocks() {
     }
 }
 
-/// Our script, restored into an empty cluster, gives a cluster that stock dumps alike.
+/// Our script, restored into an empty cluster, gives a cluster that stock dumps alike. (As stock's, it has settings that
+/// servers before 17 refuse.)
 #[test]
 fn a_restored_cluster_is_the_same() {
-    for major in [14, 16, 18] {
+    for major in [17, 18] {
         let source = cluster(major);
         // The first superuser alone remains of what cannot be restored without its provider.
         source.sql("SET allow_system_table_mods = on; DELETE FROM pg_shseclabel");
