@@ -50,6 +50,16 @@ fn choose(arguments: &[OsString]) -> Option<(&'static Front, &[OsString])> {
     by_name(verb).map(|front| (front, words))
 }
 
+/// Whether a front understands a command line; none when it is not one for a front. Fronts that cannot tell are content.
+#[cfg(test)]
+pub(crate) fn understands(words: &[String]) -> Option<Result<(), String>> {
+    let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+    choose(&words).map(|(front, rest)| match front.name {
+        pg_restore::NAME => pg_restore::check(rest),
+        _ => Ok(()),
+    })
+}
+
 /// What `--version` says. Stock's `pg_dumpall` and `pg_upgrade` accept only programs of their own version, hence the
 /// variable.
 fn version(name: &str) -> String {

@@ -69,6 +69,7 @@ impl Dump {
         let mut warnings = std::mem::take(&mut collected.warnings);
         let order = order::order(&mut collected.model, &mut warnings)?;
         let entries = define::define(&mut session, options, &mut collected, &order)?;
+        warnings.extend(entries.warnings);
         let (entries, data) = (entries.list, entries.data);
         Ok(Dump { session, others, entries, data, model: collected.model, rows: options.rows, warnings })
     }

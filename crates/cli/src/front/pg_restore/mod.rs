@@ -15,7 +15,7 @@ use super::message::{FAILURE, Messages};
 use super::{plain, version};
 use arguments::{Arguments, Mistake};
 
-const NAME: &str = "pg_restore";
+pub(super) const NAME: &str = "pg_restore";
 
 /// Runs the program; the exit status is returned.
 pub(super) fn run(words: &[OsString]) -> u8 {
@@ -61,6 +61,12 @@ pub(super) fn run(words: &[OsString]) -> u8 {
             FAILURE
         }
     }
+}
+
+/// Reads the words without acting on them.
+#[cfg(test)]
+pub(super) fn check(words: &[OsString]) -> Result<(), String> {
+    Arguments::parse(words).map(|_| ()).map_err(|mistake| format!("{mistake:?}"))
 }
 
 fn act(mut arguments: Arguments, messages: &Messages) -> Result<u64, RestoreError> {

@@ -85,6 +85,8 @@ pub(crate) struct InsertSource {
 pub(crate) struct Entries {
     pub(crate) list: Vec<TocEntry>,
     pub(crate) data: HashMap<DumpId, DataSource>,
+    /// What the user should know.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// An entry in the making; what is not set is NULL.

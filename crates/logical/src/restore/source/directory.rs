@@ -87,7 +87,23 @@ impl Directory {
         // An entry without a file has no rows.
         let DataLocation::File(name) = &entry.data else { return Ok(()) };
         let place = format!("entry {}, file \"{name}\"", entry.dump_id);
-        pass(&mut *self.read(name)?, &place, sink)
+        let mut end = RowsEnd::default();
+        pass(&mut *self.read(name)?, &place, &mut |piece| {
+            if let Piece::Bytes(bytes) = piece {
+                end.note(bytes);
+            }
+            sink(piece)
+        })?;
+        // A file that is not compressed could be cut short, and nothing but the rows themselves would tell.
+        let copy = entry.copy_statement.as_deref().filter(|copy| !copy.is_empty());
+        if copy.is_some_and(|copy| copy.ends_with(b" FROM stdin;\n")) && !end.is_marked() {
+            return Err(RestoreError::new(format!(
+                "could not read from input file: end of file at byte {}, before the end of the rows ({place})",
+                end.length
+            ))
+            .hint("the archive is damaged or incomplete: use another copy of it, or leave this entry out with -L"));
+        }
+        Ok(())
     }
 
     pub(super) fn large_objects(&self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<(), RestoreError> {
@@ -108,6 +124,28 @@ impl Directory {
             _ => 0,
         };
         contents.entries.iter().map(size).collect()
+    }
+}
+
+/// The end of rows that went by.
+#[derive(Default)]
+struct RowsEnd {
+    length: u64,
+    last: Vec<u8>,
+}
+
+impl RowsEnd {
+    /// What `pg_dump` ends the rows of a table with: the marker that ends a COPY, and empty lines.
+    const MARKER: &'static [u8] = b"\\.\n\n\n";
+
+    fn note(&mut self, bytes: &[u8]) {
+        self.length += bytes.len() as u64;
+        self.last.extend_from_slice(&bytes[bytes.len().saturating_sub(Self::MARKER.len())..]);
+        self.last.drain(..self.last.len().saturating_sub(Self::MARKER.len()));
+    }
+
+    fn is_marked(&self) -> bool {
+        self.last.trim_ascii_end().ends_with(b"\\.")
     }
 }
 
