@@ -66,7 +66,7 @@ fn cluster(major: u32) -> Cluster {
     let cluster = Cluster::builder(major).start();
     let spaces = cluster.scratch().create_dir("spaces", 0o700);
     for name in ["spaces/a", "spaces/b"] {
-        let _: std::path::PathBuf = cluster.scratch().create_dir(name, 0o700);
+        drop(cluster.scratch().create_dir(name, 0o700));
     }
     cluster.sql(&include_str!("schemas/cluster.sql").replace("TABLESPACES", text(&spaces)));
     if major >= 15 {
@@ -278,7 +278,7 @@ fn a_restored_cluster_is_the_same() {
         let target = Cluster::builder(major).start();
         let spaces = target.scratch().create_dir("spaces", 0o700);
         for name in ["spaces/a", "spaces/b"] {
-            let _: std::path::PathBuf = target.scratch().create_dir(name, 0o700);
+            drop(target.scratch().create_dir(name, 0o700));
         }
         let moved = |script: Vec<u8>| {
             let from = source.scratch().path().join("spaces");

@@ -65,7 +65,7 @@ enum Key {
     LockWaitTimeout,
     NoRolePasswords,
     NoSync,
-    RestrictKey,
+    Restriction,
     Role,
     RowsPerInsert,
     /// A switch that is passed on, as it is written.
@@ -163,7 +163,7 @@ const SPECS: &[OptionSpec<Key>] = &[
     flag("statistics-only", 0, Key::PassedOn("--statistics-only")),
     value("filter", 0, Key::Filter),
     flag("sequence-data", 0, Key::PassedOn("--sequence-data")),
-    value("restrict-key", 0, Key::RestrictKey),
+    value("restrict-key", 0, Key::Restriction),
 ];
 
 /// Options and what is read of them.
@@ -252,7 +252,7 @@ impl Reading {
                 self.no_sync = true;
                 pass(&["--no-sync".as_ref()]);
             }
-            Key::RestrictKey => {
+            Key::Restriction => {
                 self.restrict_key = Some(value.to_string_lossy().into_owned());
                 pass(&["--restrict-key".as_ref(), value]);
             }
