@@ -69,6 +69,10 @@ impl Reporter for Messages {
         self.line("warning: ", text);
     }
 
+    fn detail(&self, text: &str) {
+        self.line("detail: ", text);
+    }
+
     fn error(&self, text: &str) {
         self.line("error: ", text);
     }

@@ -7,9 +7,11 @@
 mod getopt;
 mod message;
 mod pg_dump;
+mod pg_dumpall;
 mod pg_restore;
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -21,8 +23,11 @@ struct Front {
     run: fn(&[OsString]) -> u8,
 }
 
-const FRONTS: &[Front] =
-    &[Front { name: "pg_dump", run: pg_dump::run }, Front { name: "pg_restore", run: pg_restore::run }];
+const FRONTS: &[Front] = &[
+    Front { name: "pg_dump", run: pg_dump::run },
+    Front { name: "pg_dumpall", run: pg_dumpall::run },
+    Front { name: "pg_restore", run: pg_restore::run },
+];
 
 /// Runs the front that the command line asks for; none when it asks for pgkeep itself.
 pub(crate) fn dispatch(arguments: &[OsString]) -> Option<u8> {
@@ -60,6 +65,12 @@ pub(crate) fn understands(words: &[String]) -> Option<Result<(), String>> {
 fn version(name: &str) -> String {
     let version = std::env::var("PGKEEP_PG_VERSION").unwrap_or_else(|_| "18.6".to_owned());
     format!("{name} (PostgreSQL) {version}\n")
+}
+
+/// A system error in C's words.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error ").next().unwrap_or(&text).to_owned()
 }
 
 #[cfg(test)]

@@ -17,11 +17,11 @@ mod error;
 mod model;
 mod options;
 mod order;
-mod patterns;
-mod privileges;
+pub(crate) mod patterns;
+pub(crate) mod privileges;
 mod rows;
-mod session;
-mod sql;
+pub(crate) mod session;
+pub(crate) mod sql;
 pub mod write;
 
 use std::collections::HashMap;
@@ -30,6 +30,8 @@ use std::io::Write;
 use pgkeep_format::archive::{DumpId, TocEntry};
 use pgkeep_wire::ConnInfo;
 
+pub(crate) use encoding::Encoding;
+pub(crate) use error::system_text;
 pub use error::{DumpError, Result};
 pub use options::{DumpOptions, Patterns, RowFormat, SessionOptions};
 pub use session::TOOL_VERSION;

@@ -114,6 +114,26 @@ pub(super) fn select(session: &mut Session, options: &DumpOptions) -> Result<Sel
     Ok(selection)
 }
 
+/// The names of the databases that patterns fit; one that fits none is no mistake.
+pub(crate) fn databases(session: &mut Session, patterns: &[String]) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for text in patterns {
+        let lifted = String::from_utf8_lossy(&session.encoding.lift(text.as_bytes())).into_owned();
+        let pattern = Pattern::parse(&lifted);
+        if pattern.dots() > 0 {
+            return Err(DumpError::new(format!("improper qualified name (too many dotted names): {text}")));
+        }
+        let mut sql = "SELECT datname FROM pg_catalog.pg_database".to_owned();
+        if let Some(condition) = pattern.condition("datname", 0) {
+            sql.push_str(&format!(" WHERE {condition}"));
+        }
+        for row in session.query(&sql)?.iter() {
+            names.insert(row.text("datname")?.to_owned());
+        }
+    }
+    Ok(names)
+}
+
 /// Patterns come as bytes of the session's encoding, whatever it is.
 fn in_encoding_of(session: &Session, patterns: &Patterns) -> Patterns {
     let lift = |list: &Vec<String>| -> Vec<String> {

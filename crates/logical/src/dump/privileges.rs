@@ -112,6 +112,8 @@ impl Subject<'_> {
             "SCHEMA" | "SCHEMAS" => &[('C', "CREATE"), ('U', "USAGE")],
             "DATABASE" => &[('C', "CREATE"), ('c', "CONNECT"), ('T', "TEMPORARY")],
             "LARGE OBJECT" | "LARGE OBJECTS" => &[('r', "SELECT"), ('w', "UPDATE")],
+            "TABLESPACE" => &[('C', "CREATE")],
+            "PARAMETER" => &[('s', "SET"), ('A', "ALTER SYSTEM")],
             // Languages, types, foreign data wrappers and servers.
             _ => &[('U', "USAGE")],
         }

@@ -42,29 +42,52 @@ impl Session {
     pub(crate) fn start(conninfo: &ConnInfo, options: &DumpOptions) -> Result<Session> {
         let connection = Connection::connect(conninfo, SessionMode::Sql)
             .map_err(|error| DumpError::new(server_words(&error)))?;
+        let mut session =
+            Session::over(connection, conninfo.database(), "pg_dump", options.quote_all_identifiers)?;
+        session.set_up(options, client_encoding(conninfo))?;
+        Ok(session)
+    }
+
+    /// A session for what belongs to the cluster rather than to a database, in a snapshot. The settings are fewer, since
+    /// nothing is read that they change.
+    pub(crate) fn start_for_cluster(
+        connection: Connection,
+        conninfo: &ConnInfo,
+        encoding: Option<&str>,
+        role: Option<&str>,
+        quote_all_identifiers: bool,
+    ) -> Result<Session> {
+        let mut session =
+            Session::over(connection, conninfo.database(), "pg_dumpall", quote_all_identifiers)?;
+        session.execute(EMPTY_SEARCH_PATH)?;
+        session.encoding = session.choose_encoding(encoding.or(client_encoding(conninfo)))?;
+        if let Some(role) = role {
+            session.execute(&format!("SET ROLE {}", session.quoting.name(role)))?;
+        }
+        if quote_all_identifiers {
+            session.execute("SET quote_all_identifiers = true")?;
+        }
+        session.begin(&SessionOptions::default())?;
+        Ok(session)
+    }
+
+    fn over(connection: Connection, database: &str, program: &str, quote_all: bool) -> Result<Session> {
         let version = connection.server_version_num();
         let version_text = connection.parameter("server_version").unwrap_or_default().to_owned();
         if !(OLDEST_SERVER..TOO_NEW_SERVER).contains(&version) {
             return Err(DumpError::new("aborting because of server version mismatch")
-                .detail(format!("server version: {version_text}; pg_dump version: {TOOL_VERSION}")));
+                .detail(format!("server version: {version_text}; {program} version: {TOOL_VERSION}")));
         }
         let standard_strings = connection.parameter("standard_conforming_strings") == Some("on");
-        let quoting = Quoting { all_identifiers: options.quote_all_identifiers, standard_strings };
-        let utf8 = Encoding::new("UTF8").ok_or_else(|| DumpError::new("no encoding"))?;
-        let mut session = Session {
+        Ok(Session {
             connection,
             version,
             version_text,
-            encoding: utf8,
-            quoting,
-            database: conninfo.database().to_owned(),
+            encoding: Encoding::new("UTF8").ok_or_else(|| DumpError::new("no encoding"))?,
+            quoting: Quoting { all_identifiers: quote_all, standard_strings },
+            database: database.to_owned(),
             is_standby: false,
-        };
-        // As libpq takes it from PGCLIENTENCODING; `auto` would be the locale's.
-        let client =
-            conninfo.get("client_encoding").filter(|encoding| *encoding != "auto" && !encoding.is_empty());
-        session.set_up(options, client)?;
-        Ok(session)
+        })
     }
 
     fn set_up(&mut self, options: &DumpOptions, client_encoding: Option<&str>) -> Result<()> {
@@ -179,6 +202,11 @@ impl Session {
     pub(crate) fn is_at_least(&self, major: u32) -> bool {
         self.version >= major * 10_000
     }
+}
+
+/// What libpq takes from PGCLIENTENCODING; `auto` would be the locale's.
+fn client_encoding(conninfo: &ConnInfo) -> Option<&str> {
+    conninfo.get("client_encoding").filter(|encoding| *encoding != "auto" && !encoding.is_empty())
 }
 
 /// A column as a number or the like; NULL and the empty text are its default.

@@ -42,6 +42,28 @@ impl Quoting {
         quoted
     }
 
+    /// A string literal that means the same in every session: backslashes are escaped and announced. As stock writes
+    /// what it does not put into archives; a space must stand in front.
+    pub(crate) fn portable_literal(self, text: &str) -> String {
+        if text.contains('\\') {
+            format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+        } else {
+            self.literal(text)
+        }
+    }
+
+    /// The command that sets what an item of `pg_db_role_setting` says: `ALTER ROLE … SET …`. `None` when it is no setting.
+    pub(crate) fn alter_setting(self, target: &str, item: &str) -> Option<String> {
+        let (setting, value) = item.split_once('=')?;
+        let value = if is_quoted_list(setting) {
+            let items = split_quoted_list(value).unwrap_or_default();
+            items.iter().map(|item| self.portable_literal(item)).collect::<Vec<_>>().join(", ")
+        } else {
+            self.portable_literal(value)
+        };
+        Some(format!("ALTER {target} SET {} TO {value};\n", self.name(setting)))
+    }
+
     /// A list of options as `pg_class.reloptions` has it, for `WITH (…)`. `prefix` is `toast.` for a TOAST table's.
     /// `None` when the array cannot be read.
     pub(crate) fn options(self, array: &str, prefix: &str) -> Option<String> {
@@ -217,6 +239,17 @@ mod tests {
         assert_eq!(QUOTING.literal(r"it's a \"), r"'it''s a \'");
         let old = Quoting { standard_strings: false, ..QUOTING };
         assert_eq!(old.literal(r"it's a \"), r"'it''s a \\'");
+    }
+
+    #[test]
+    fn settings_are_spelled_for_every_session() {
+        let command = |item| QUOTING.alter_setting("ROLE r", item);
+        assert_eq!(command(r"a.b=c\d'").unwrap(), "ALTER ROLE r SET \"a.b\" TO E'c\\\\d''';\n");
+        assert_eq!(
+            command(r#"search_path="$user", "A\b""#).unwrap(),
+            "ALTER ROLE r SET search_path TO '$user', E'A\\\\b';\n"
+        );
+        assert_eq!(command("nothing"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! What is written is what stock's `pg_restore` 18 writes, byte for byte; what is sent to a server is the same SQL, but for
 //! settings and functions that the server does not have.
 
-mod clock;
+pub(crate) mod clock;
 mod contents;
 mod emit;
 mod error;
@@ -40,6 +40,10 @@ pub trait Reporter: Sync {
     fn info(&self, text: &str);
     /// Something that does not count as an error.
     fn warning(&self, text: &str);
+    /// More about the warning before it.
+    fn detail(&self, text: &str) {
+        self.warning(text);
+    }
     /// An error that the restore goes on after, or that the caller is told as well.
     fn error(&self, text: &str);
 }

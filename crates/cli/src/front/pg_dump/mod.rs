@@ -11,11 +11,12 @@ use std::os::unix::ffi::OsStrExt;
 use pgkeep_format::archive::Compression;
 use pgkeep_logical::compress::{Compressor, Framing};
 use pgkeep_logical::dump::write::{self, ArchiveOptions, OutputFile};
-use pgkeep_logical::dump::{Dump, DumpError};
+use pgkeep_logical::dump::{Dump, DumpError, DumpOptions};
 use pgkeep_logical::restore::Reporter;
+use pgkeep_wire::ConnInfo;
 
 use super::message::{FAILURE, Messages};
-use super::version;
+use super::{plain, version};
 use arguments::{Arguments, Mistake};
 
 const NAME: &str = "pg_dump";
@@ -36,19 +37,7 @@ pub(super) fn run(words: &[OsString]) -> u8 {
     let arguments = match Arguments::parse(words) {
         Ok(arguments) => arguments,
         Err(mistake) => {
-            let messages = Messages::new(NAME, false);
-            match mistake {
-                Mistake::Plain(text) => messages.error(&text),
-                Mistake::TryHelp(text) => {
-                    messages.error(&text);
-                    messages.try_help();
-                }
-                Mistake::Getopt(text) => {
-                    eprintln!("{NAME}: {text}");
-                    messages.try_help();
-                }
-                Mistake::Failure(error) => messages.failure(&error.into()),
-            }
+            tell(mistake);
             return FAILURE;
         }
     };
@@ -62,16 +51,26 @@ pub(super) fn run(words: &[OsString]) -> u8 {
     }
 }
 
+fn tell(mistake: Mistake) {
+    let messages = Messages::new(NAME, false);
+    match mistake {
+        Mistake::Plain(text) => messages.error(&text),
+        Mistake::TryHelp(text) => {
+            messages.error(&text);
+            messages.try_help();
+        }
+        Mistake::Getopt(text) => {
+            eprintln!("{NAME}: {text}");
+            messages.try_help();
+        }
+        Mistake::Failure(error) => messages.failure(&error.into()),
+    }
+}
+
 fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
     let Arguments { dump, mut restore, format, append, compression, file, sync, connection, warnings } =
         arguments;
-    for warning in &warnings {
-        messages.warning(warning);
-    }
-    let mut dump = Dump::start(&connection, &dump)?;
-    for warning in dump.take_warnings() {
-        messages.warning_with_advice(&warning);
-    }
+    let mut dump = start(&connection, &dump, &warnings, messages)?;
     if let Some(format) = format {
         let options =
             ArchiveOptions { format, compression: compression.algorithm, level: compression.level, sync };
@@ -100,8 +99,45 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
     output.finish()
 }
 
-/// A system error in C's words.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error ").next().unwrap_or(&text).to_owned()
+fn start(
+    connection: &ConnInfo,
+    options: &DumpOptions,
+    warnings: &[String],
+    messages: &Messages,
+) -> Result<Dump, DumpError> {
+    for warning in warnings {
+        messages.warning(warning);
+    }
+    let mut dump = Dump::start(connection, options)?;
+    for warning in dump.take_warnings() {
+        messages.warning_with_advice(&warning);
+    }
+    Ok(dump)
+}
+
+/// An error when dumps with these options cannot be made at all. Other mistakes are left for the dump.
+pub(super) fn check_support(words: &[OsString]) -> Result<(), DumpError> {
+    match Arguments::parse(words) {
+        Err(Mistake::Failure(error)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The error of a dump, which has been told.
+pub(super) struct Told;
+
+/// Writes the script of a database among others, as `pg_dumpall` has it.
+pub(super) fn dump_into(words: &[OsString], connection: &ConnInfo, out: &mut dyn Write) -> Result<(), Told> {
+    let arguments = Arguments::parse(words).map_err(|mistake| {
+        tell(mistake);
+        Told
+    })?;
+    let Arguments { dump, mut restore, warnings, .. } = arguments;
+    let messages = Messages::new(NAME, restore.verbose);
+    let outcome = start(connection, &dump, &warnings, &messages)
+        .and_then(|dump| write::write_script(dump, &mut restore, out, &messages));
+    outcome.map_err(|error| {
+        messages.failure(&error.into());
+        Told
+    })
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use pgkeep_logical::restore::{self, Archive, Input, Reporter, RestoreError};
 
 use super::message::{FAILURE, Messages};
-use super::version;
+use super::{plain, version};
 use arguments::{Arguments, Mistake};
 
 pub(super) const NAME: &str = "pg_restore";
@@ -115,10 +115,4 @@ fn close(mut out: Box<dyn Write>) -> Result<(), RestoreError> {
         RestoreError::new(format!("could not write to output file: {}", plain(&error)))
             .hint("free space or choose another file; what was written is incomplete")
     })
-}
-
-/// A system error in C's words.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error ").next().unwrap_or(&text).to_owned()
 }

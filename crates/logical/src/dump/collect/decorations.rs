@@ -75,7 +75,7 @@ impl Collector<'_> {
             return Ok(());
         }
         let rows = self.session.query(
-            "SELECT provider, classoid, objoid FROM pg_catalog.pg_seclabels \
+            "SELECT provider, classoid, objoid FROM pg_catalog.pg_seclabel \
              UNION ALL SELECT provider, classoid, objoid FROM pg_catalog.pg_shseclabel \
              WHERE classoid = 'pg_catalog.pg_database'::pg_catalog.regclass AND objoid = \
                (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \

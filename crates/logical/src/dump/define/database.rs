@@ -6,7 +6,7 @@ use super::{Definer, Draft};
 use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{Id, Privileges};
 use crate::dump::session::{Session, optional, text};
-use crate::dump::sql::{parse_array, setting_value};
+use crate::dump::sql::parse_array;
 
 impl Definer<'_> {
     /// Encoding, strings and search path: whatever reads the dump acts on them at once.
@@ -204,13 +204,7 @@ impl Definer<'_> {
              WHERE setrole = 0 AND setdatabase = '{oid}'::pg_catalog.oid"
         ))?;
         let mut set = |target: String, setting: &str| {
-            if let Some((setting, value)) = setting.split_once('=') {
-                sql.push_str(&format!(
-                    "ALTER {target} SET {} TO {};\n",
-                    self.quoting.name(setting),
-                    setting_value(self.quoting, setting, value)
-                ));
-            }
+            sql.push_str(&self.quoting.alter_setting(&target, setting).unwrap_or_default());
         };
         for row in rows.iter() {
             set(format!("DATABASE {name}"), row.text("setting")?);

@@ -1,0 +1,133 @@
+//! `pg_dumpall`: a cluster as a script.
+
+mod arguments;
+mod help;
+
+use std::ffi::OsString;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
+
+use pgkeep_logical::dump::DumpError;
+use pgkeep_logical::dump::write::OutputFile;
+use pgkeep_logical::dumpall::{ClusterDatabase, ClusterDump};
+use pgkeep_logical::restore::Reporter;
+
+use super::message::{FAILURE, Messages};
+use super::{pg_dump, version};
+use arguments::{Arguments, Mistake};
+
+const NAME: &str = "pg_dumpall";
+
+/// Runs the program; the exit status is returned.
+pub(super) fn run(words: &[OsString]) -> u8 {
+    if let Some(first) = words.first() {
+        let text = match first.as_bytes() {
+            b"--help" | b"-?" => Some(help::TEXT.to_owned()),
+            b"--version" | b"-V" => Some(version(NAME)),
+            _ => None,
+        };
+        if let Some(text) = text {
+            let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+            return if written.is_ok() { 0 } else { FAILURE };
+        }
+    }
+    let arguments = match Arguments::parse(words) {
+        Ok(arguments) => arguments,
+        Err(mistake) => {
+            let messages = Messages::new(NAME, false);
+            match mistake {
+                Mistake::Plain(text) => messages.error(&text),
+                Mistake::TryHelp(text) => {
+                    messages.error(&text);
+                    messages.try_help();
+                }
+                Mistake::Getopt(text) => {
+                    eprintln!("{NAME}: {text}");
+                    messages.try_help();
+                }
+                Mistake::Failure(error) => messages.failure(&error.into()),
+            }
+            return FAILURE;
+        }
+    };
+    let messages = Messages::new(NAME, arguments.options.verbose);
+    match act(arguments, &messages) {
+        Ok(()) => 0,
+        Err(error) => {
+            messages.failure(&error.into());
+            FAILURE
+        }
+    }
+}
+
+fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
+    let Arguments { options, connection, file, sync, dump_words } = arguments;
+    if options.only.is_none() {
+        // What cannot be done is told before anything is written.
+        pg_dump::check_support(&dump_words)?;
+    }
+    let clean = options.clean;
+    let cluster = ClusterDump::start(&connection, options)?;
+    let mut output = OutputFile::create(file.as_deref(), sync)?;
+    let mut sink = BufWriter::with_capacity(256 << 10, &mut output);
+    cluster.write(&mut sink, messages, &mut |database, out| {
+        let mut words = dump_words.clone();
+        words.extend(create_options(database, clean).iter().map(OsString::from));
+        let connection = connection
+            .clone()
+            .with("dbname", &database.name)
+            .map_err(|error| DumpError::new(error.to_string()))?;
+        // Stock runs another program for this, whose messages have that program's name.
+        pg_dump::dump_into(&words, &connection, out)
+            .map_err(|_| DumpError::new(format!("pg_dump failed on database \"{}\", exiting", database.name)))
+    })?;
+    sink.into_inner().map_err(|error| {
+        DumpError::new(format!("could not write to output file: {}", super::plain(&error.into_error())))
+            .hint("free space or choose another file; nothing was written under its name")
+    })?;
+    output.finish()
+}
+
+/// Whether the dump of a database drops and makes it.
+fn create_options(database: &ClusterDatabase, clean: bool) -> &'static [&'static str] {
+    match (database.is_in_every_cluster(), clean) {
+        (false, _) => &["--create"],
+        (true, true) => &["--clean", "--create"],
+        (true, false) => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::Arguments;
+
+    fn dump_words(words: &[&str]) -> String {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        let Ok(arguments) = Arguments::parse(&words) else { return "mistake".to_owned() };
+        let words: Vec<String> =
+            arguments.dump_words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn options_are_passed_on() {
+        assert_eq!(dump_words(&[]), "");
+        assert_eq!(
+            dump_words(&["--no-data", "-acOsxv", "-E", "UTF8", "-Sa", "--role=r", "--if-exists", "-g"]),
+            "-a -O -s -x -v -E UTF8 -S a --role r --no-data"
+        );
+        assert_eq!(
+            dump_words(&[
+                "--rows-per-insert=3",
+                "--column-inserts",
+                "--restrict-key=k",
+                "--no-sync",
+                "-f",
+                "x"
+            ]),
+            "--rows-per-insert 3 --restrict-key k --no-sync --column-inserts"
+        );
+    }
+}

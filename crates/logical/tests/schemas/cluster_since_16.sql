@@ -1,0 +1,4 @@
+GRANT group_x TO "select" WITH INHERIT FALSE;
+GRANT group_x TO "größe" WITH SET FALSE, INHERIT TRUE, ADMIN TRUE;
+GRANT group_x TO "new
+line" WITH INHERIT FALSE GRANTED BY "größe";
