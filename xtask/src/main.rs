@@ -1,7 +1,7 @@
 //! The project's own chores.
 //!
 //! `cargo xtask demo` shows a table brought back from the dead, `cargo xtask test` proves the whole project,
-//! `cargo xtask bench` measures it against its peers. Each installs what it needs below the project's cache folder.
+//! `cargo xtask bench` measures it against its peers, `cargo xtask tap` lets PostgreSQL's own tests judge it. Each installs what it needs below the project's cache folder.
 
 use std::process::ExitCode;
 
@@ -13,6 +13,7 @@ mod demo;
 mod fuzz;
 mod servers;
 mod shell;
+mod tap;
 mod test;
 
 /// The project's own chores
@@ -35,6 +36,8 @@ enum Chore {
     Bench(bench::Options),
     /// Compare our dump's entries with those of stock pg_dump
     CompareDump(compare_dump::Options),
+    /// Run PostgreSQL's own tests of pg_dump and pg_restore with pgkeep in their place
+    Tap(tap::Options),
     /// Feed every parser with hostile bytes for a while
     Fuzz(fuzz::Options),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Chore::Demo(options) => demo::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::CompareDump(options) => compare_dump::run(&options),
+        Chore::Tap(options) => tap::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),
     };
     match result {
