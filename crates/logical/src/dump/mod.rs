@@ -1,7 +1,7 @@
 //! Dumping a database: its objects in an order in which they can be made again, as entries of an archive, and its rows.
 //!
 //! A native `pg_dump`: it reads catalogs of servers from 13 on in one snapshot, and what it makes of them is stock 18's to
-//! the letter (compared by `cargo xtask compare-dump`). The steps: a [session](session) in a snapshot, [patterns] to OIDs,
+//! the letter (compared by `cargo xtask compare-dump`). The steps: a [session] in a snapshot, [patterns] to OIDs,
 //! [collection](collect) of every object of every class, their [order], and their [definitions](define). What comes out
 //! is a table of contents and the means to fetch the data of each entry; writers of the formats take it from there.
 //!

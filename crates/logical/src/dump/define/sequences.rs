@@ -107,6 +107,10 @@ impl Definer<'_> {
 
     pub(super) fn sequence_set(&mut self, id: Id) -> Result<()> {
         let Kind::SequenceSet(data) = &self.model.get(id).kind else { return Ok(()) };
+        // Before the position is asked for: in a dump without data nobody need be allowed to read it.
+        if !self.wants(id, Parts::DATA) {
+            return Ok(());
+        }
         let table = data.table;
         let oid = self.model.get(table).catalog.oid;
         let position = self.texts.positions.get(&oid).copied().or(self.sequence_facts(table)?.position);
@@ -117,9 +121,6 @@ impl Definer<'_> {
                 self.model.get(table).name
             )));
         };
-        if !self.wants(id, Parts::DATA) {
-            return Ok(());
-        }
         let name = self.quoting.literal(&self.qualified(table));
         let draft = Draft {
             catalog: Default::default(),
