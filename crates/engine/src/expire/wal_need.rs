@@ -97,11 +97,9 @@ fn needs(index: &ArchiveIndex, kept: &[KeptBackup]) -> BTreeMap<TimelineId, Vec<
     let size = index.segment_size();
     let mut needs: BTreeMap<TimelineId, Vec<Need>> = BTreeMap::new();
     for backup in kept {
-        let targets = if backup.keeps_later_wal {
-            index.tree().descendants(backup.timeline, backup.stop)
-        } else {
-            vec![backup.timeline]
-        };
+        // Also for a backup that keeps no later WAL: after a failover its last segment may be there under the name of the new
+        // timeline alone.
+        let targets = index.tree().descendants(backup.timeline, backup.stop);
         let until = (!backup.keeps_later_wal).then_some(backup.stop);
         let rule = if backup.keeps_later_wal {
             format!("every moment after backup {}", backup.id)
@@ -111,7 +109,8 @@ fn needs(index: &ArchiveIndex, kept: &[KeptBackup]) -> BTreeMap<TimelineId, Vec<
         for target in targets {
             for step in index.path_to(target).steps() {
                 let ends_before = step.to.is_some_and(|to| to <= backup.start);
-                let begins_after = until.is_some_and(|until| step.from >= until);
+                let begins_after =
+                    until.is_some_and(|until| size.segment_at(step.from) > size.segment_before(until));
                 if ends_before || begins_after {
                     continue;
                 }

@@ -104,6 +104,22 @@ fn a_timeline_without_its_history_file_stays() {
 }
 
 #[test]
+fn the_last_segment_of_a_backup_stays_under_the_name_of_the_timeline_that_followed() {
+    // The old primary was lost before it could archive segment 6; the new one archived what it had of it.
+    let index = ArchiveIndex::new(
+        SIZE,
+        [segments(1, 1..=5), segments(2, 6..=12)].concat(),
+        [fork(2, &[(1, at(6, 900))])],
+    );
+    let old = kept("a", 1, at(5, 40), at(6, 500), false);
+    let runs = decide(&index, &[old, kept("b", 2, at(10, 40), at(10, 500), true)], true, None);
+    assert_eq!(
+        shape(&runs),
+        [(1, 1, 4, false), (1, 5, 5, true), (2, 6, 6, true), (2, 7, 9, false), (2, 10, 12, true)]
+    );
+}
+
+#[test]
 fn a_timeline_of_which_there_is_no_backup_yet_stays() {
     // A restore to before the oldest backup that is left began timeline 2.
     let index = ArchiveIndex::new(
