@@ -89,7 +89,10 @@ impl FilterItem {
 }
 
 /// Reads a filter; `file` is its name for messages, none for standard input. Ends after an error.
-pub fn read(input: impl BufRead, file: Option<&str>) -> impl Iterator<Item = Result<FilterItem, String>> {
+pub fn read<R: BufRead>(
+    input: R,
+    file: Option<&str>,
+) -> impl Iterator<Item = Result<FilterItem, String>> + use<R> {
     let mut reader =
         Reader { input, place: Place { file: file.map(str::to_owned), line: 0 }, has_failed: false };
     std::iter::from_fn(move || {

@@ -1,13 +1,18 @@
 //! Logical backups: databases as SQL and rows, in the archives of `pg_dump`.
 //!
-//! [`dump`] makes them; [`dumpall`] makes a script of a whole cluster; [`restore`] reads archives of every format and makes a script of them, or restores them into a server.
+//! [`dump`] makes them; [`dumpall`] makes a script of a whole cluster; [`restore`] reads archives of every format and makes a
+//! script of them, or restores them into a server.
 //!
 //! Nothing here prints, reads the environment, or knows of repositories.
 
 pub mod compress;
 pub mod dump;
 pub mod dumpall;
+mod error;
 pub mod filter;
 pub mod quote;
 pub mod restore;
 pub mod restrict_key;
+mod server_text;
+
+pub use error::{LogicalError, Result, system_text};

@@ -20,6 +20,16 @@ pub(crate) struct OptionSpec<K> {
     pub(crate) key: K,
 }
 
+/// An option without a value; a letter of 0 is none.
+pub(crate) const fn flag<K: Copy>(long: &'static str, short: u8, key: K) -> OptionSpec<K> {
+    OptionSpec { long, short: if short == 0 { None } else { Some(short) }, takes_value: false, key }
+}
+
+/// An option with a value; a letter of 0 is none.
+pub(crate) const fn value<K: Copy>(long: &'static str, short: u8, key: K) -> OptionSpec<K> {
+    OptionSpec { takes_value: true, ..flag(long, short, key) }
+}
+
 /// A command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CommandLine<K> {

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use pgkeep_logical::restore::{Reporter, RestoreError};
+use pgkeep_logical::LogicalError;
+use pgkeep_logical::restore::Reporter;
 
 /// The exit status of a failure.
 pub(crate) const FAILURE: u8 = 1;
@@ -30,7 +31,7 @@ impl Messages {
     }
 
     /// An error that ended the program.
-    pub(crate) fn failure(&self, error: &RestoreError) {
+    pub(crate) fn failure(&self, error: &LogicalError) {
         if !error.is_reported {
             self.error(&error.message);
         }

@@ -9,9 +9,10 @@ mod message;
 mod pg_dump;
 mod pg_dumpall;
 mod pg_restore;
+mod program;
+mod values;
 
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -21,12 +22,30 @@ use pgkeep_logical::restore::Reporter;
 struct Front {
     name: &'static str,
     run: fn(&[OsString]) -> u8,
+    /// Reads the words without acting on them.
+    #[cfg(test)]
+    check: fn(&[OsString]) -> Result<(), String>,
 }
 
 const FRONTS: &[Front] = &[
-    Front { name: "pg_dump", run: pg_dump::run },
-    Front { name: "pg_dumpall", run: pg_dumpall::run },
-    Front { name: "pg_restore", run: pg_restore::run },
+    Front {
+        name: "pg_dump",
+        run: pg_dump::run,
+        #[cfg(test)]
+        check: pg_dump::check,
+    },
+    Front {
+        name: "pg_dumpall",
+        run: pg_dumpall::run,
+        #[cfg(test)]
+        check: pg_dumpall::check,
+    },
+    Front {
+        name: "pg_restore",
+        run: pg_restore::run,
+        #[cfg(test)]
+        check: pg_restore::check,
+    },
 ];
 
 /// Runs the front that the command line asks for; none when it asks for pgkeep itself.
@@ -50,27 +69,11 @@ fn choose(arguments: &[OsString]) -> Option<(&'static Front, &[OsString])> {
     by_name(verb).map(|front| (front, words))
 }
 
-/// Whether a front understands a command line; none when it is not one for a front. Fronts that cannot tell are content.
+/// Whether a front understands a command line; none when it is not one for a front.
 #[cfg(test)]
 pub(crate) fn understands(words: &[String]) -> Option<Result<(), String>> {
     let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-    choose(&words).map(|(front, rest)| match front.name {
-        pg_restore::NAME => pg_restore::check(rest),
-        _ => Ok(()),
-    })
-}
-
-/// What `--version` says. Stock's `pg_dumpall` and `pg_upgrade` accept only programs of their own version, hence the
-/// variable.
-fn version(name: &str) -> String {
-    let version = std::env::var("PGKEEP_PG_VERSION").unwrap_or_else(|_| "18.6".to_owned());
-    format!("{name} (PostgreSQL) {version}\n")
-}
-
-/// A system error in C's words.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error ").next().unwrap_or(&text).to_owned()
+    choose(&words).map(|(front, rest)| (front.check)(rest))
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@
 mod collect;
 mod define;
 mod encoding;
-mod error;
 mod model;
 mod options;
 mod order;
@@ -31,8 +30,6 @@ use pgkeep_format::archive::{DumpId, TocEntry};
 use pgkeep_wire::ConnInfo;
 
 pub(crate) use encoding::Encoding;
-pub(crate) use error::system_text;
-pub use error::{DumpError, Result};
 pub use options::{DumpOptions, Patterns, RowFormat, SessionOptions};
 pub use session::TOOL_VERSION;
 
@@ -41,7 +38,8 @@ use define::DataSource;
 use model::Model;
 use session::Session;
 
-use crate::restore::{LiveData, RestoreError};
+use crate::error::Result;
+use crate::restore::LiveData;
 
 /// A dump whose table of contents is known and whose data can be fetched, in its snapshot.
 #[derive(Debug)]
@@ -172,27 +170,15 @@ impl Fetcher<'_> {
 }
 
 impl LiveData for Dump {
-    fn rows(&mut self, entry: DumpId, out: &mut dyn Write) -> std::result::Result<(), RestoreError> {
-        Ok(self.write_rows(entry, out)?)
+    fn rows(&mut self, entry: DumpId, out: &mut dyn Write) -> Result<()> {
+        self.write_rows(entry, out)
     }
 
     fn large_objects(&self, entry: DumpId) -> Vec<u32> {
         Dump::large_objects(self, entry).map(<[u32]>::to_vec).unwrap_or_default()
     }
 
-    fn large_object(&mut self, oid: u32, out: &mut dyn Write) -> std::result::Result<(), RestoreError> {
-        Ok(self.write_large_object(oid, out)?)
-    }
-}
-
-impl From<DumpError> for RestoreError {
-    fn from(error: DumpError) -> RestoreError {
-        RestoreError { detail: error.detail, hint: error.hint, ..RestoreError::new(error.message) }
-    }
-}
-
-impl From<RestoreError> for DumpError {
-    fn from(error: RestoreError) -> DumpError {
-        DumpError { message: error.message, detail: error.detail, hint: error.hint }
+    fn large_object(&mut self, oid: u32, out: &mut dyn Write) -> Result<()> {
+        self.write_large_object(oid, out)
     }
 }

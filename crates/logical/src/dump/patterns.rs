@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use pgkeep_wire::quote_literal;
 
-use super::error::{DumpError, Result};
 use super::options::{DumpOptions, Patterns, Selection};
 use super::session::{EMPTY_SEARCH_PATH, Session};
+use crate::error::{LogicalError, Result};
 
 /// A pattern, taken apart at its dots.
 #[derive(Debug, PartialEq, Eq)]
@@ -121,7 +121,9 @@ pub(crate) fn databases(session: &mut Session, patterns: &[String]) -> Result<BT
         let lifted = String::from_utf8_lossy(&session.encoding.lift(text.as_bytes())).into_owned();
         let pattern = Pattern::parse(&lifted);
         if pattern.dots() > 0 {
-            return Err(DumpError::new(format!("improper qualified name (too many dotted names): {text}")));
+            return Err(LogicalError::new(format!(
+                "improper qualified name (too many dotted names): {text}"
+            )));
         }
         let mut sql = "SELECT datname FROM pg_catalog.pg_database".to_owned();
         if let Some(condition) = pattern.condition("datname", 0) {
@@ -158,13 +160,13 @@ fn in_encoding_of(session: &Session, patterns: &Patterns) -> Patterns {
 
 fn some(found: BTreeSet<u32>, what: &str) -> Result<BTreeSet<u32>> {
     if found.is_empty() {
-        return Err(DumpError::new(format!("no matching {what} were found")));
+        return Err(LogicalError::new(format!("no matching {what} were found")));
     }
     Ok(found)
 }
 
-fn nothing_for(what: &str, pattern: &str) -> DumpError {
-    DumpError::new(format!("no matching {what} were found for pattern \"{pattern}\""))
+fn nothing_for(what: &str, pattern: &str) -> LogicalError {
+    LogicalError::new(format!("no matching {what} were found for pattern \"{pattern}\""))
 }
 
 fn query(session: &mut Session, sql: &str, conditions: &[String]) -> Result<BTreeSet<u32>> {
@@ -193,7 +195,9 @@ fn plain(
     for text in patterns {
         let pattern = Pattern::parse(text);
         if pattern.dots() > 0 {
-            return Err(DumpError::new(format!("improper qualified name (too many dotted names): {text}")));
+            return Err(LogicalError::new(format!(
+                "improper qualified name (too many dotted names): {text}"
+            )));
         }
         let conditions: Vec<String> = pattern.condition(column, 0).into_iter().collect();
         let found = query(session, sql, &conditions)?;
@@ -207,7 +211,7 @@ fn plain(
 
 fn same_database(session: &Session, pattern: &Pattern, text: &str) -> Result<()> {
     if pattern.parts[0].1 != session.database {
-        return Err(DumpError::new(format!("cross-database references are not implemented: {text}")));
+        return Err(LogicalError::new(format!("cross-database references are not implemented: {text}")));
     }
     Ok(())
 }
@@ -220,7 +224,7 @@ fn schemas(session: &mut Session, patterns: &[String], strict: bool) -> Result<B
             0 => {}
             1 => same_database(session, &pattern, text)?,
             _ => {
-                return Err(DumpError::new(format!(
+                return Err(LogicalError::new(format!(
                     "improper qualified name (too many dotted names): {text}"
                 )));
             }
@@ -248,7 +252,7 @@ fn tables(
             0 | 1 => {}
             2 => same_database(session, &pattern, text)?,
             _ => {
-                return Err(DumpError::new(format!(
+                return Err(LogicalError::new(format!(
                     "improper relation name (too many dotted names): {text}"
                 )));
             }

@@ -3,19 +3,15 @@
 use std::io::Write;
 
 use super::define::{InsertSource, RowSource, Rows};
-use super::error::{DumpError, Result, server_words};
 use super::options::RowFormat;
 use super::session::Session;
+use crate::error::{LogicalError, Result};
+use crate::server_text::server_words;
 
 /// Rows fetched at once for INSERT commands.
 const ROWS_PER_FETCH: u32 = 100;
 /// Bytes read at once of a large object.
 const LARGE_OBJECT_PIECE: u32 = 1 << 20;
-
-/// Where the data goes failed.
-fn sink(error: &std::io::Error) -> DumpError {
-    DumpError::new(format!("could not write to output file: {error}"))
-}
 
 /// Writes the rows of a table as they stand in a dump.
 pub(super) fn write(
@@ -45,7 +41,7 @@ pub(super) fn lock(session: &mut Session, source: &RowSource) -> Result<()> {
         return Ok(());
     }
     session.execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT", source.table)).map_err(|error| {
-        DumpError::new(format!("could not obtain lock on relation \"{}\"", source.table))
+        LogicalError::new(format!("could not obtain lock on relation \"{}\"", source.table))
             .detail(error.message)
             .hint(
                 "This usually means that someone requested an ACCESS EXCLUSIVE lock on the table after the dump had \
@@ -57,20 +53,20 @@ pub(super) fn lock(session: &mut Session, source: &RowSource) -> Result<()> {
 /// Writes what COPY gives, and its end mark.
 fn copy(session: &mut Session, command: &str, table: &str, out: &mut dyn Write) -> Result<()> {
     let failure = |error: &pgkeep_wire::WireError, step: &str| {
-        DumpError::new(format!("Dumping the contents of table \"{table}\" failed: {step}() failed."))
+        LogicalError::new(format!("Dumping the contents of table \"{table}\" failed: {step}() failed."))
             .detail(format!("Error message from server: {}\nCommand was: {command}", server_words(error)))
     };
     let bytes = session.encoding.lower(command).into_owned();
     let mut rows =
-        session.connection().copy_out(&bytes).map_err(|error| DumpError::query(&error, command))?;
+        session.connection().copy_out(&bytes).map_err(|error| LogicalError::query(&error, command))?;
     loop {
         match rows.next() {
-            Ok(Some(bytes)) => out.write_all(bytes).map_err(|error| sink(&error))?,
+            Ok(Some(bytes)) => out.write_all(bytes).map_err(|error| LogicalError::output(&error))?,
             Ok(None) => break,
             Err(error) => return Err(failure(&error, "PQgetResult")),
         }
     }
-    out.write_all(b"\\.\n\n\n").map_err(|error| sink(&error))
+    out.write_all(b"\\.\n\n\n").map_err(|error| LogicalError::output(&error))
 }
 
 /// OIDs of types whose values need no quotes, or others.
@@ -88,7 +84,7 @@ fn inserts(
     out: &mut dyn Write,
 ) -> Result<()> {
     let RowFormat::Inserts { rows_per_command, skip_conflicts, .. } = format else {
-        return Err(DumpError::new("rows are not to be written as INSERT commands"));
+        return Err(LogicalError::new("rows are not to be written as INSERT commands"));
     };
     session.execute(&format!("DECLARE _pg_dump_cursor CURSOR FOR {}", source.query))?;
     let end = if skip_conflicts { " ON CONFLICT DO NOTHING;\n" } else { ";\n" };
@@ -130,12 +126,12 @@ fn inserts(
                 in_command = 0;
             }
         }
-        out.write_all(&session.encoding.lower(&text)).map_err(|error| sink(&error))?;
+        out.write_all(&session.encoding.lower(&text)).map_err(|error| LogicalError::output(&error))?;
     }
     if in_command > 0 {
-        out.write_all(end.as_bytes()).map_err(|error| sink(&error))?;
+        out.write_all(end.as_bytes()).map_err(|error| LogicalError::output(&error))?;
     }
-    out.write_all(b"\n\n").map_err(|error| sink(&error))?;
+    out.write_all(b"\n\n").map_err(|error| LogicalError::output(&error))?;
     session.execute("CLOSE _pg_dump_cursor")
 }
 
@@ -169,8 +165,8 @@ pub(super) fn large_object(session: &mut Session, oid: u32, out: &mut dyn Write)
         ))?;
         let hex = rows.one()?.bytes("piece")?.unwrap_or_default();
         let piece = decode_hex(hex)
-            .ok_or_else(|| DumpError::new(format!("error reading large object {oid}: not hexadecimal")))?;
-        out.write_all(&piece).map_err(|error| sink(&error))?;
+            .ok_or_else(|| LogicalError::new(format!("error reading large object {oid}: not hexadecimal")))?;
+        out.write_all(&piece).map_err(|error| LogicalError::output(&error))?;
         if piece.len() < LARGE_OBJECT_PIECE as usize {
             return Ok(());
         }

@@ -8,9 +8,10 @@ use std::str::FromStr;
 use pgkeep_wire::{ConnInfo, Connection, Row, Rows, SessionMode};
 
 use super::encoding::Encoding;
-use super::error::{DumpError, Result, server_words};
 use super::options::{DumpOptions, SessionOptions};
 use super::sql::Quoting;
+use crate::error::{LogicalError, Result};
+use crate::server_text::server_words;
 
 /// Servers below are not dumped.
 const OLDEST_SERVER: u32 = 130_000;
@@ -41,7 +42,7 @@ impl Session {
     /// Connects and takes a snapshot.
     pub(crate) fn start(conninfo: &ConnInfo, options: &DumpOptions) -> Result<Session> {
         let connection = Connection::connect(conninfo, SessionMode::Sql)
-            .map_err(|error| DumpError::new(server_words(&error)))?;
+            .map_err(|error| LogicalError::new(server_words(&error)))?;
         let mut session =
             Session::over(connection, conninfo.database(), "pg_dump", options.quote_all_identifiers)?;
         session.set_up(options, client_encoding(conninfo))?;
@@ -75,7 +76,7 @@ impl Session {
         let version = connection.server_version_num();
         let version_text = connection.parameter("server_version").unwrap_or_default().to_owned();
         if !(OLDEST_SERVER..TOO_NEW_SERVER).contains(&version) {
-            return Err(DumpError::new("aborting because of server version mismatch")
+            return Err(LogicalError::new("aborting because of server version mismatch")
                 .detail(format!("server version: {version_text}; {program} version: {TOOL_VERSION}")));
         }
         let standard_strings = connection.parameter("standard_conforming_strings") == Some("on");
@@ -83,7 +84,7 @@ impl Session {
             connection,
             version,
             version_text,
-            encoding: Encoding::new("UTF8").ok_or_else(|| DumpError::new("no encoding"))?,
+            encoding: Encoding::new("UTF8").ok_or_else(|| LogicalError::new("no encoding"))?,
             quoting: Quoting { all_identifiers: quote_all, standard_strings },
             database: database.to_owned(),
             is_standby: false,
@@ -155,11 +156,11 @@ impl Session {
         };
         let set = format!("SET client_encoding = {}", self.quoting.literal(&name));
         if self.connection.execute(&set).is_err() {
-            return Err(DumpError::new(format!("invalid client encoding \"{name}\" specified")));
+            return Err(LogicalError::new(format!("invalid client encoding \"{name}\" specified")));
         }
         let name = self.one("SHOW client_encoding")?;
         Encoding::new(&name).ok_or_else(|| {
-            DumpError::new(format!("dumps in encoding \"{name}\" are not supported"))
+            LogicalError::new(format!("dumps in encoding \"{name}\" are not supported"))
                 .hint("Use --encoding=UTF8: whoever restores can have any encoding.")
         })
     }
@@ -177,7 +178,7 @@ impl Session {
     /// Runs a query.
     pub(crate) fn query(&mut self, sql: &str) -> Result<Rows> {
         let rows = self.connection.query(&self.encoding.lower(sql));
-        let rows = rows.map_err(|error| DumpError::query(&error, sql))?;
+        let rows = rows.map_err(|error| LogicalError::query(&error, sql))?;
         Ok(if self.encoding.is_foreign() { rows.map_fields(|field| self.encoding.lift(field)) } else { rows })
     }
 

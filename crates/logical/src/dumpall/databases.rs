@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{ClusterDumpOptions, Result};
+use super::ClusterDumpOptions;
 use crate::dump::session::Session;
 use crate::dump::sql::{Quoting, one_line};
+use crate::error::Result;
 
 /// A database that takes connections.
 #[derive(Debug, Clone, PartialEq, Eq)]

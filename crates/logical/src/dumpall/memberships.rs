@@ -5,10 +5,10 @@
 
 use std::collections::HashSet;
 
-use super::{ClusterDumpOptions, Result};
-use crate::dump::DumpError;
+use super::ClusterDumpOptions;
 use crate::dump::session::{Session, flag, optional};
 use crate::dump::sql::Quoting;
+use crate::error::{LogicalError, Result};
 use crate::restore::Reporter;
 
 /// The OID of the first superuser.
@@ -115,7 +115,7 @@ fn grants(
             script.push_str(&grant(quoting, role, member, grantor, membership, with_options));
         }
         if postponed.len() == before {
-            return Err(DumpError::new(format!(
+            return Err(LogicalError::new(format!(
                 "could not find a legal dump ordering for memberships in role \"{role}\""
             )));
         }

@@ -21,11 +21,10 @@ use pgkeep_wire::{ConnInfo, Connection, SessionMode};
 pub use databases::ClusterDatabase;
 pub use options::{ClusterDumpOptions, GlobalsOnly};
 
+use crate::dump::patterns;
 use crate::dump::session::Session;
-use crate::dump::{DumpError, patterns};
+use crate::error::{LogicalError, Result};
 use crate::restore::{Reporter, clock};
-
-type Result<T> = std::result::Result<T, DumpError>;
 
 /// A session with a cluster whose dump is about to be written.
 #[derive(Debug)]
@@ -146,13 +145,13 @@ fn connect(conninfo: &ConnInfo, database: Option<&str>) -> Result<(Connection, C
         let conninfo = conninfo
             .clone()
             .with("dbname", database)
-            .map_err(|error| DumpError::new(format!("invalid connection parameters: {error}")))?;
+            .map_err(|error| LogicalError::new(format!("invalid connection parameters: {error}")))?;
         let connection = Connection::connect(&conninfo, SessionMode::Sql)?;
         Ok((connection, conninfo))
     };
     match database {
         Some(database) => try_one(database).map_err(|error| {
-            DumpError::new(format!("could not connect to database \"{database}\"")).detail(error.message)
+            LogicalError::new(format!("could not connect to database \"{database}\"")).detail(error.message)
         }),
         None => try_one("postgres").or_else(|_| try_one("template1")),
     }
@@ -170,7 +169,6 @@ impl Script<'_> {
     }
 }
 
-fn output_error(error: &io::Error) -> DumpError {
-    DumpError::new(format!("could not write to output file: {}", crate::dump::system_text(error)))
-        .hint("Free space or choose another file: what was written is incomplete.")
+fn output_error(error: &io::Error) -> LogicalError {
+    LogicalError::output(error).hint("Free space or choose another file: what was written is incomplete.")
 }

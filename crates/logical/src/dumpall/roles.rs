@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use pgkeep_wire::Row;
 
-use super::{ClusterDumpOptions, Result};
-use crate::dump::DumpError;
+use super::ClusterDumpOptions;
 use crate::dump::privileges::{self, Subject};
 use crate::dump::session::{Session, flag};
 use crate::dump::sql::one_line;
+use crate::error::{LogicalError, Result};
 use crate::restore::Reporter;
 
 /// Commands that drop all roles.
@@ -197,7 +197,7 @@ pub(super) fn parameter_privileges(session: &mut Session) -> Result<String> {
         let current = row.optional("paracl")?.unwrap_or_default();
         let base = row.optional("acldefault")?.unwrap_or_default();
         script.push_str(&privileges::commands(session.quoting, &subject, current, base).map_err(|_| {
-            DumpError::new(format!("could not parse ACL list ({current}) for parameter \"{parameter}\""))
+            LogicalError::new(format!("could not parse ACL list ({current}) for parameter \"{parameter}\""))
         })?);
     }
     script.push_str("\n\n");

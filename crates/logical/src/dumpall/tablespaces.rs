@@ -1,10 +1,10 @@
 //! Tablespaces, without the two that every cluster has.
 
+use super::ClusterDumpOptions;
 use super::roles::labels;
-use super::{ClusterDumpOptions, Result};
-use crate::dump::DumpError;
 use crate::dump::privileges::{self, Subject};
 use crate::dump::session::Session;
+use crate::error::{LogicalError, Result};
 
 /// Commands that drop all tablespaces.
 pub(super) fn drops(session: &mut Session, options: &ClusterDumpOptions) -> Result<String> {
@@ -39,7 +39,7 @@ pub(super) fn tablespaces(session: &mut Session, options: &ClusterDumpOptions) -
         script.push_str("--\n-- Tablespaces\n--\n\n");
     }
     for row in rows.iter() {
-        let filled = |column| Ok::<_, DumpError>(row.optional(column)?.filter(|text| !text.is_empty()));
+        let filled = |column| Ok::<_, LogicalError>(row.optional(column)?.filter(|text| !text.is_empty()));
         let (oid, plain, owner) = (row.parse::<u32>("oid")?, row.text("spcname")?, row.text("owner")?);
         let name = quoting.name(plain);
         if options.binary_upgrade {
@@ -64,7 +64,7 @@ pub(super) fn tablespaces(session: &mut Session, options: &ClusterDumpOptions) -
             let current = row.optional("spcacl")?.unwrap_or_default();
             let base = row.optional("acldefault")?.unwrap_or_default();
             script.push_str(&privileges::commands(quoting, &subject, current, base).map_err(|_| {
-                DumpError::new(format!("could not parse ACL list ({current}) for tablespace \"{plain}\""))
+                LogicalError::new(format!("could not parse ACL list ({current}) for tablespace \"{plain}\""))
             })?);
         }
         if let Some(comment) = filled("description")?.filter(|_| !options.no_comments) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use pgkeep_format::archive::{ArchiveHeader, DumpId, Text, TocEntry};
 
-use super::error::RestoreError;
+use crate::error::{LogicalError, Result};
 
 /// Header and entries.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Contents {
 }
 
 impl Contents {
-    pub(crate) fn new(header: ArchiveHeader, entries: Vec<TocEntry>) -> Result<Contents, RestoreError> {
+    pub(crate) fn new(header: ArchiveHeader, entries: Vec<TocEntry>) -> Result<Contents> {
         let mut contents = Contents {
             header,
             order: (0..entries.len()).collect(),
@@ -45,7 +45,7 @@ impl Contents {
                     contents.encoding = name
                         .ok_or_else(|| {
                             let shown = String::from_utf8_lossy(definition);
-                            RestoreError::new(format!("invalid ENCODING item: {shown}"))
+                            LogicalError::new(format!("invalid ENCODING item: {shown}"))
                         })?
                         .into();
                 }
@@ -56,7 +56,7 @@ impl Contents {
                         Some(value) if value.starts_with(b"'off'") => false,
                         _ => {
                             let shown = String::from_utf8_lossy(definition);
-                            return Err(RestoreError::new(format!("invalid STDSTRINGS item: {shown}")));
+                            return Err(LogicalError::new(format!("invalid STDSTRINGS item: {shown}")));
                         }
                     };
                 }

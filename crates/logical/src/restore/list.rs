@@ -8,19 +8,15 @@ use pgkeep_format::archive::{ArchiveFormat, DumpId};
 use super::Reporter;
 use super::clock::stamp;
 use super::contents::Contents;
-use super::error::{RestoreError, system_text};
 use super::options::RestoreOptions;
 use super::select::select;
+use crate::error::{LogicalError, Result};
 
 /// Writes the list of the selected entries; of all entries, with dependencies, when verbose.
 ///
 /// # Errors
 /// When writing fails, and with strict names when one was not met.
-pub fn print_list(
-    contents: &Contents,
-    options: &mut RestoreOptions,
-    out: &mut dyn Write,
-) -> Result<(), RestoreError> {
+pub fn print_list(contents: &Contents, options: &mut RestoreOptions, out: &mut dyn Write) -> Result<()> {
     let strict = std::mem::take(&mut options.selection.strict_names);
     let wanted = select(contents, options)?;
     let header = &contents.header;
@@ -100,10 +96,8 @@ pub(crate) fn push_line(out: &mut Vec<u8>, name: Option<&[u8]>, want_hyphen: boo
     }
 }
 
-fn write(out: &mut dyn Write, text: &[u8]) -> Result<(), RestoreError> {
-    out.write_all(text).map_err(|error| {
-        RestoreError::new(format!("could not write to output file: {}", system_text(&error)))
-    })
+fn write(out: &mut dyn Write, text: &[u8]) -> Result<()> {
+    out.write_all(text).map_err(|error| LogicalError::output(&error))
 }
 
 /// Reads a list as `-L` takes it: selects the entries that it names, in its order. All others go to the front, where they
@@ -116,7 +110,7 @@ pub fn use_list(
     options: &mut RestoreOptions,
     list: &[u8],
     reporter: &dyn Reporter,
-) -> Result<(), RestoreError> {
+) -> Result<()> {
     let largest = contents.largest_id();
     let mut wanted = BTreeSet::new();
     let mut named = Vec::new();
@@ -136,7 +130,7 @@ pub fn use_list(
             continue;
         };
         let Some(index) = contents.index_of(id) else {
-            return Err(RestoreError::new(format!("could not find entry for ID {id}")));
+            return Err(LogicalError::new(format!("could not find entry for ID {id}")));
         };
         wanted.insert(id);
         named.push(index);

@@ -14,7 +14,6 @@
 pub(crate) mod clock;
 mod contents;
 mod emit;
-mod error;
 mod list;
 mod options;
 mod parallel;
@@ -22,11 +21,9 @@ mod run;
 mod schedule;
 mod select;
 mod server;
-mod server_error;
 mod source;
 
 pub use contents::Contents;
-pub use error::RestoreError;
 pub use list::{print_list, use_list};
 pub use options::{NameList, RestoreOptions, Selection};
 pub use run::{restore, write_script};

@@ -12,12 +12,12 @@ use pgkeep_format::archive::Section;
 use pgkeep_wire::{CancelHandle, ConnInfo};
 
 use super::emit::{Emitter, Job, TableOutcome, Target};
-use super::error::RestoreError;
 use super::run::leave_out_data;
 use super::schedule::Schedule;
 use super::select::{Pass, Wanted};
 use super::server::Server;
 use super::source::Source;
+use crate::error::{LogicalError, Result};
 
 /// An entry for a worker.
 struct Order {
@@ -33,7 +33,7 @@ enum Report {
     /// An entry is done.
     Done { worker: usize, index: usize, outcome: TableOutcome, errors: u64 },
     /// A worker ended with an error.
-    Failed(RestoreError),
+    Failed(LogicalError),
 }
 
 /// Restores all that is wanted. Returns the errors of the workers; those of the leader are counted by its emitter.
@@ -42,7 +42,7 @@ pub(super) fn run<'a>(
     source: &mut Source,
     path: Option<&Path>,
     mut wanted: Vec<Wanted>,
-) -> Result<u64, RestoreError> {
+) -> Result<u64> {
     let job = emitter.job;
     let mut schedule = Schedule::new(job.contents, source.sizes(job.contents));
     let mut created = vec![false; wanted.len()];
@@ -73,7 +73,7 @@ fn rest(
     source: &mut Source,
     left: &BTreeSet<usize>,
     wanted: &[Wanted],
-) -> Result<(), RestoreError> {
+) -> Result<()> {
     let job = emitter.job;
     let in_transactions = job.options.transaction_size > 0;
     if in_transactions {
@@ -97,7 +97,7 @@ fn first_part(
     wanted: &mut [Wanted],
     schedule: &mut Schedule,
     created: &mut [bool],
-) -> Result<(), RestoreError> {
+) -> Result<()> {
     let job = emitter.job;
     let mut skipped_some = false;
     for index in job.contents.order.iter().copied() {
@@ -138,7 +138,7 @@ fn second_part(
     schedule: &mut Schedule,
     wanted: &mut [Wanted],
     created: &mut [bool],
-) -> Result<u64, RestoreError> {
+) -> Result<u64> {
     std::thread::scope(|scope| {
         let (report, reports) = mpsc::channel();
         let mut orders = Vec::new();
@@ -156,7 +156,7 @@ fn second_part(
                 },
             );
             if let Err(error) = spawned {
-                return Err(RestoreError::new(format!("could not create worker process: {error}"))
+                return Err(LogicalError::new(format!("could not create worker process: {error}"))
                     .hint("use fewer jobs"));
             }
             orders.push(order);
@@ -189,7 +189,7 @@ fn lead(
     created: &mut [bool],
     errors: &mut u64,
     handles: &mut Vec<CancelHandle>,
-) -> Result<(), RestoreError> {
+) -> Result<()> {
     let entries = &job.contents.entries;
     loop {
         while let Some(worker) = idle.last().copied() {
@@ -225,7 +225,7 @@ fn lead(
                 schedule.done(index);
                 idle.push(worker);
             }
-            Err(_) => return Err(RestoreError::new("worker process died unexpectedly")),
+            Err(_) => return Err(LogicalError::new("worker process died unexpectedly")),
         }
     }
 }
@@ -238,7 +238,7 @@ fn work(
     worker: usize,
     inbox: &mpsc::Receiver<Order>,
     report: &mpsc::Sender<Report>,
-) -> Result<(), RestoreError> {
+) -> Result<()> {
     let server = Server::connect(info, job.options.exit_on_error, job.reporter)?;
     // When the leader is gone there is nobody to tell, and no more orders come.
     drop(report.send(Report::Ready(server.cancel_handle())));

@@ -7,12 +7,12 @@ use pgkeep_wire::ConnInfo;
 use super::Reporter;
 use super::clock;
 use super::emit::{Emitter, Job, TableOutcome, Target};
-use super::error::RestoreError;
 use super::options::RestoreOptions;
 use super::parallel;
 use super::select::{Pass, Wanted, select};
 use super::server::Server;
 use super::source::{Archive, Source};
+use crate::error::{LogicalError, Result};
 
 /// Writes the script that restores what is selected.
 ///
@@ -23,7 +23,7 @@ pub fn write_script(
     options: &mut RestoreOptions,
     out: &mut dyn Write,
     reporter: &dyn Reporter,
-) -> Result<(), RestoreError> {
+) -> Result<()> {
     let wanted = prepare(archive, options, reporter)?;
     let job = Job { contents: &archive.contents, options, reporter };
     let mut emitter = Emitter::new(job, Target::Script(out), options.transaction_size);
@@ -44,11 +44,11 @@ pub fn restore(
     options: &mut RestoreOptions,
     connection: &ConnInfo,
     reporter: &dyn Reporter,
-) -> Result<u64, RestoreError> {
+) -> Result<u64> {
     let wanted = prepare(archive, options, reporter)?;
     let is_parallel = options.jobs > 1;
     if is_parallel && options.single_transaction {
-        return Err(RestoreError::new("cannot specify both --single-transaction and multiple jobs")
+        return Err(LogicalError::new("cannot specify both --single-transaction and multiple jobs")
             .hint("several sessions cannot share a transaction"));
     }
     if is_parallel {
@@ -74,11 +74,7 @@ pub fn restore(
     Ok(emitter.server().map_or(0, |server| server.errors()))
 }
 
-fn prepare(
-    archive: &Archive,
-    options: &mut RestoreOptions,
-    reporter: &dyn Reporter,
-) -> Result<Vec<Wanted>, RestoreError> {
+fn prepare(archive: &Archive, options: &mut RestoreOptions, reporter: &dyn Reporter) -> Result<Vec<Wanted>> {
     for entry in archive.contents.entries.iter().filter(|entry| entry.with_oids) {
         reporter.warning(&format!(
             "restoring tables WITH OIDS is not supported anymore: entry {} {}",
@@ -93,7 +89,7 @@ fn prepare(
     Ok(wanted)
 }
 
-fn begin(emitter: &mut Emitter<'_>) -> Result<(), RestoreError> {
+fn begin(emitter: &mut Emitter<'_>) -> Result<()> {
     let Job { contents, options, .. } = emitter.job;
     emitter.comment("--\n-- PostgreSQL database dump\n--\n\n")?;
     if let Some(key) = &options.restrict_key {
@@ -121,7 +117,7 @@ fn begin(emitter: &mut Emitter<'_>) -> Result<(), RestoreError> {
     emitter.fixed_state()
 }
 
-fn end(emitter: &mut Emitter<'_>) -> Result<(), RestoreError> {
+fn end(emitter: &mut Emitter<'_>) -> Result<()> {
     let options = emitter.job.options;
     let is_parallel = emitter.server().is_some() && options.jobs > 1;
     if options.single_transaction || (options.transaction_size > 0 && !is_parallel) {
@@ -138,11 +134,7 @@ fn end(emitter: &mut Emitter<'_>) -> Result<(), RestoreError> {
 }
 
 /// All entries, one after the other.
-fn serial(
-    emitter: &mut Emitter<'_>,
-    source: &mut Source,
-    mut wanted: Vec<Wanted>,
-) -> Result<(), RestoreError> {
+fn serial(emitter: &mut Emitter<'_>, source: &mut Source, mut wanted: Vec<Wanted>) -> Result<()> {
     let contents = emitter.job.contents;
     for pass in [Pass::Main, Pass::Privileges, Pass::Last] {
         for index in contents.order.iter().copied() {

@@ -3,8 +3,8 @@
 use pgkeep_format::archive::{Section, TocEntry};
 
 use super::contents::Contents;
-use super::error::RestoreError;
 use super::options::{RestoreOptions, Selection};
+use crate::error::{LogicalError, Result};
 
 /// What is wanted of an entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub(crate) fn is_acl(entry: &TocEntry) -> bool {
 }
 
 /// Decides for every entry, in the order of [`Contents::order`].
-pub(crate) fn select(contents: &Contents, options: &mut RestoreOptions) -> Result<Vec<Wanted>, RestoreError> {
+pub(crate) fn select(contents: &Contents, options: &mut RestoreOptions) -> Result<Vec<Wanted>> {
     let mut wanted = vec![Wanted::NOTHING; contents.entries.len()];
     let mut section = Section::PreData;
     for index in contents.order.iter().copied() {
@@ -80,7 +80,7 @@ pub(crate) fn select(contents: &Contents, options: &mut RestoreOptions) -> Resul
     Ok(wanted)
 }
 
-fn check_names(selection: &Selection) -> Result<(), RestoreError> {
+fn check_names(selection: &Selection) -> Result<()> {
     for (what, names) in [
         ("schema", &selection.schemas),
         ("table", &selection.tables),
@@ -89,7 +89,7 @@ fn check_names(selection: &Selection) -> Result<(), RestoreError> {
         ("trigger", &selection.triggers),
     ] {
         if let Some(name) = names.first_not_met() {
-            return Err(RestoreError::new(format!("{what} \"{name}\" not found")));
+            return Err(LogicalError::new(format!("{what} \"{name}\" not found")));
         }
     }
     Ok(())

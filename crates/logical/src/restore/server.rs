@@ -7,8 +7,8 @@ use pgkeep_format::archive::{Text, TocEntry};
 use pgkeep_wire::{ConnInfo, Connection, SessionMode, WireError};
 
 use super::Reporter;
-use super::error::RestoreError;
-use super::server_error::{error_text, notice_text};
+use crate::error::{LogicalError, Result};
+use crate::server_text::{causes, notice_text, wire_text};
 
 /// The longest part of a command that is shown with an error, as stock.
 const SHOWN_COMMAND: usize = 128 << 10;
@@ -30,7 +30,7 @@ impl<'a> Server<'a> {
         info: &ConnInfo,
         exit_on_error: bool,
         reporter: &'a dyn Reporter,
-    ) -> Result<Server<'a>, RestoreError> {
+    ) -> Result<Server<'a>> {
         Ok(Server {
             connection: open(info, reporter)?,
             info: info.clone(),
@@ -70,33 +70,33 @@ impl<'a> Server<'a> {
     }
 
     /// Runs a command.
-    pub(crate) fn execute(&mut self, sql: &[u8], what: &str) -> Result<(), RestoreError> {
+    pub(crate) fn execute(&mut self, sql: &[u8], what: &str) -> Result<()> {
         let result = self.connection.execute(sql);
         self.pass_notices();
         result.or_else(|error| self.refused(&error, what, Some(sql), true))
     }
 
     /// Runs a command that changes the session.
-    pub(crate) fn set(&mut self, sql: &[u8], refused: &str) -> Result<(), RestoreError> {
+    pub(crate) fn set(&mut self, sql: &[u8], refused: &str) -> Result<()> {
         let result = self.connection.execute(sql);
         self.pass_notices();
         result.or_else(|error| self.refused(&error, refused, Some(sql), false))
     }
 
     /// Runs a command without which nothing may go on.
-    pub(crate) fn demand(&mut self, sql: &[u8], failed: &str) -> Result<(), RestoreError> {
+    pub(crate) fn demand(&mut self, sql: &[u8], failed: &str) -> Result<()> {
         let result = self.connection.execute(sql);
         self.pass_notices();
         result.map_err(|error| {
-            RestoreError::new(format!("{failed}: {}", wire_text(&error, Some(sql)).trim_end()))
+            LogicalError::new(format!("{failed}: {}", wire_text(&error, Some(sql)).trim_end()))
         })
     }
 
-    pub(crate) fn begin(&mut self) -> Result<(), RestoreError> {
+    pub(crate) fn begin(&mut self) -> Result<()> {
         self.demand(b"BEGIN", "could not start database transaction")
     }
 
-    pub(crate) fn commit(&mut self) -> Result<(), RestoreError> {
+    pub(crate) fn commit(&mut self) -> Result<()> {
         self.demand(b"COMMIT", "could not commit database transaction")
     }
 
@@ -105,10 +105,10 @@ impl<'a> Server<'a> {
         &mut self,
         sql: &[u8],
         table: &Text,
-        feed: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), RestoreError>) -> Result<(), RestoreError>,
-    ) -> Result<(), RestoreError> {
+        feed: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
         let failed = |error: &WireError| {
-            RestoreError::new(format!(
+            LogicalError::new(format!(
                 "error returned by PQputCopyData: {}",
                 wire_text(error, None).trim_end()
             ))
@@ -131,28 +131,28 @@ impl<'a> Server<'a> {
     }
 
     /// Opens a large object for writing.
-    pub(crate) fn open_large_object(&mut self, sql: &str, oid: u32) -> Result<i32, RestoreError> {
+    pub(crate) fn open_large_object(&mut self, sql: &str, oid: u32) -> Result<i32> {
         let failed = |error: &WireError| {
             let text = wire_text(error, None);
-            RestoreError::new(format!("could not open large object {oid}: {}", text.trim_end()))
+            LogicalError::new(format!("could not open large object {oid}: {}", text.trim_end()))
         };
         let rows = self.connection.query(sql).map_err(|error| failed(&error))?;
         rows.one().and_then(|row| row.parse("lo_open")).map_err(|error| failed(&error))
     }
 
     /// Writes to the large object that is open, or closes it.
-    pub(crate) fn write_large_object(&mut self, sql: &str) -> Result<(), RestoreError> {
+    pub(crate) fn write_large_object(&mut self, sql: &str) -> Result<()> {
         self.set(sql.as_bytes(), "could not write to large object")
     }
 
     /// Goes on in another database.
-    pub(crate) fn reconnect(&mut self, database: &Text) -> Result<(), RestoreError> {
+    pub(crate) fn reconnect(&mut self, database: &Text) -> Result<()> {
         let name = std::str::from_utf8(database).map_err(|_| {
-            RestoreError::new(format!("cannot connect to a database whose name is not UTF-8: \"{database}\""))
+            LogicalError::new(format!("cannot connect to a database whose name is not UTF-8: \"{database}\""))
                 .hint("create the database by hand, with another name, and restore into it without -C")
         })?;
         let info =
-            self.info.clone().with("dbname", name).map_err(|error| RestoreError::new(error.to_string()))?;
+            self.info.clone().with("dbname", name).map_err(|error| LogicalError::new(error.to_string()))?;
         let connection = open(&info, self.reporter)?;
         std::mem::replace(&mut self.connection, connection).close();
         self.info = info;
@@ -172,7 +172,7 @@ impl<'a> Server<'a> {
         what: &str,
         sql: Option<&[u8]>,
         show_command: bool,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<()> {
         let mut text = format!("{what}: {}", wire_text(error, sql));
         if let Some(sql) = sql.filter(|_| show_command) {
             let shown = sql.get(..SHOWN_COMMAND).unwrap_or(sql);
@@ -180,7 +180,7 @@ impl<'a> Server<'a> {
             text.push_str(&String::from_utf8_lossy(shown));
         }
         if error.server_error().is_none() || self.connection.is_broken() {
-            return Err(RestoreError::new(text.trim_end()));
+            return Err(LogicalError::new(text.trim_end()));
         }
         if !self.told_of_stage {
             self.told_of_stage = true;
@@ -194,13 +194,13 @@ impl<'a> Server<'a> {
         }
         self.reporter.error(&text);
         self.errors += 1;
-        if self.exit_on_error { Err(RestoreError::reported(text)) } else { Ok(()) }
+        if self.exit_on_error { Err(LogicalError::reported(text)) } else { Ok(()) }
     }
 }
 
-fn open(info: &ConnInfo, reporter: &dyn Reporter) -> Result<Connection, RestoreError> {
+fn open(info: &ConnInfo, reporter: &dyn Reporter) -> Result<Connection> {
     let failed = |error: &WireError| {
-        RestoreError::new(format!("connection to database \"{}\" failed: {}", info.database(), chain(error)))
+        LogicalError::new(format!("connection to database \"{}\" failed: {}", info.database(), causes(error)))
     };
     let mut connection = Connection::connect(info, SessionMode::Sql).map_err(|error| failed(&error))?;
     // Nothing of what follows may find functions of users by name.
@@ -208,22 +208,4 @@ fn open(info: &ConnInfo, reporter: &dyn Reporter) -> Result<Connection, RestoreE
     reporter.info(&format!("executing {secure}"));
     connection.execute(secure).map_err(|error| failed(&error))?;
     Ok(connection)
-}
-
-fn wire_text(error: &WireError, sql: Option<&[u8]>) -> String {
-    match error.server_error() {
-        Some(server) => error_text(server, sql),
-        None => format!("{}\n", chain(error)),
-    }
-}
-
-fn chain(error: &WireError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

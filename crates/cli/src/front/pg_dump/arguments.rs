@@ -2,32 +2,22 @@
 //! mistake is told first.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use pgkeep_format::archive::{ArchiveFormat, Compression};
-use pgkeep_logical::dump::{DumpError, DumpOptions, RowFormat};
-use pgkeep_logical::filter::{self, FilterAction};
+use pgkeep_logical::dump::{DumpOptions, RowFormat};
+use pgkeep_logical::filter::FilterAction;
 use pgkeep_logical::restore::RestoreOptions;
-use pgkeep_wire::{ConnInfo, Environment};
+use pgkeep_wire::ConnInfo;
 
 use super::compression::{self, CompressionChoice};
-use crate::caller::Caller;
-use crate::front::getopt::{OptionSpec, parse};
-
-/// A command line that cannot be followed.
-#[derive(Debug)]
-pub(super) enum Mistake {
-    /// An error.
-    Plain(String),
-    /// An error, and where help is.
-    TryHelp(String),
-    /// A text of `getopt_long`, and where help is.
-    Getopt(String),
-    /// An error with its own advice.
-    Failure(DumpError),
-}
+use crate::front::getopt::{OptionSpec, flag, parse, value};
+use crate::front::program::Mistake;
+use crate::front::values::{
+    PASSWORD_HINT, Sections, check_if_exists, count, environment, filter_file, filter_pattern, not_allowed,
+    number, restrict_key, together, too_many, utf8,
+};
 
 /// A command line, checked.
 pub(super) struct Arguments {
@@ -118,14 +108,6 @@ enum Key {
     ExcludeExtension,
     SequenceData,
     Restrict,
-}
-
-const fn flag(long: &'static str, short: u8, key: Key) -> OptionSpec<Key> {
-    OptionSpec { long, short: if short == 0 { None } else { Some(short) }, takes_value: false, key }
-}
-
-const fn value(long: &'static str, short: u8, key: Key) -> OptionSpec<Key> {
-    OptionSpec { long, short: if short == 0 { None } else { Some(short) }, takes_value: true, key }
 }
 
 const SPECS: &[OptionSpec<Key>] = &[
@@ -219,7 +201,7 @@ struct Raw {
     no_schema: bool,
     no_statistics: bool,
     statistics: bool,
-    sections: Option<(bool, bool, bool)>,
+    sections: Option<Sections>,
     database: Option<String>,
     connection: Vec<(&'static str, String)>,
     asks_password: bool,
@@ -262,10 +244,7 @@ impl Arguments {
             reading.raw.database = Some(utf8(&database)?);
         }
         if let Some(extra) = operands.next() {
-            return Err(Mistake::TryHelp(format!(
-                "too many command-line arguments (first is \"{}\")",
-                extra.to_string_lossy()
-            )));
+            return Err(too_many(&extra));
         }
         reading.check()?;
         reading.finish()
@@ -292,7 +271,7 @@ impl Reading {
             Key::File => raw.file = Some(value.into()),
             Key::Format => raw.format = Some(value.to_string_lossy().into_owned()),
             Key::Host => raw.connection.push(("host", utf8(value)?)),
-            Key::Jobs => raw.jobs = Some(number(value, "-j/--jobs", 1, i32::MAX)?.unsigned_abs()),
+            Key::Jobs => raw.jobs = Some(count(value, "-j/--jobs")?),
             Key::NoReconnect | Key::NoPassword => {}
             Key::NoOwner => restore.no_owner = true,
             Key::Port => raw.connection.push(("port", utf8(value)?)),
@@ -327,7 +306,7 @@ impl Reading {
             }
             Key::ExcludeTableData => patterns.exclude_table_data.push(utf8(value)?),
             Key::ExtraFloatDigits => {
-                dump.session.extra_float_digits = Some(number(value, "--extra-float-digits", -15, 3)?);
+                dump.session.extra_float_digits = Some(number(value, "--extra-float-digits", -15..=3)?);
             }
             Key::IfExists => restore.if_exists = true,
             Key::Inserts => raw.rows_per_insert = Some(raw.rows_per_insert.unwrap_or(1)),
@@ -343,20 +322,7 @@ impl Reading {
             }
             Key::LoadViaPartitionRoot => dump.load_via_partition_root = true,
             Key::Role => dump.session.role = Some(utf8(value)?),
-            Key::Section => {
-                let sections = raw.sections.get_or_insert((false, false, false));
-                match value.as_bytes() {
-                    b"pre-data" => sections.0 = true,
-                    b"data" => sections.1 = true,
-                    b"post-data" => sections.2 = true,
-                    _ => {
-                        return Err(Mistake::TryHelp(format!(
-                            "unrecognized section name: \"{}\"",
-                            value.to_string_lossy()
-                        )));
-                    }
-                }
-            }
+            Key::Section => raw.sections.get_or_insert_default().add(value)?,
             Key::SerializableDeferrable => dump.session.serializable_deferrable = true,
             Key::Snapshot => dump.session.snapshot = Some(utf8(value)?),
             Key::Statistics => raw.statistics = true,
@@ -391,7 +357,7 @@ impl Reading {
             Key::NoSync => raw.sync = false,
             Key::OnConflictDoNothing => raw.skip_conflicts = true,
             Key::RowsPerInsert => {
-                raw.rows_per_insert = Some(number(value, "--rows-per-insert", 1, i32::MAX)?.unsigned_abs());
+                raw.rows_per_insert = Some(count(value, "--rows-per-insert")?);
             }
             Key::IncludeForeignData => patterns.foreign_servers.push(utf8(value)?),
             Key::TableAndChildren => {
@@ -423,13 +389,6 @@ impl Reading {
         let Raw { data_only, schema_only, statistics_only, no_data, no_schema, no_statistics, .. } = self.raw;
         let statistics = self.raw.statistics;
         let foreign_data = !self.dump.patterns.foreign_servers.is_empty();
-        let together = |first: bool, first_name: &str, second: bool, second_name: &str| {
-            if first && second {
-                Err(Mistake::Plain(format!("options {first_name} and {second_name} cannot be used together")))
-            } else {
-                Ok(())
-            }
-        };
         together(schema_only, "-s/--schema-only", data_only, "-a/--data-only")?;
         together(schema_only, "-s/--schema-only", statistics_only, "--statistics-only")?;
         together(data_only, "-a/--data-only", statistics_only, "--statistics-only")?;
@@ -447,9 +406,7 @@ impl Reading {
             ));
         }
         together(self.restore.clean, "-c/--clean", data_only, "-a/--data-only")?;
-        if self.restore.if_exists && !self.restore.clean {
-            return Err(Mistake::Plain("option --if-exists requires option -c/--clean".to_owned()));
-        }
+        check_if_exists(self.restore.if_exists, self.restore.clean)?;
         if self.raw.skip_conflicts && self.raw.rows_per_insert.is_none() && !self.raw.column_inserts {
             return Err(Mistake::Plain(
                 "option --on-conflict-do-nothing requires option --inserts, --rows-per-insert, or --column-inserts"
@@ -466,9 +423,8 @@ impl Reading {
         restore.selection.data = dump.data || dump.sequence_data;
         restore.selection.schema = dump.schema;
         restore.selection.statistics = false;
-        if let Some((pre_data, data, post_data)) = raw.sections {
-            let selection = &mut restore.selection;
-            (selection.pre_data, selection.data_section, selection.post_data) = (pre_data, data, post_data);
+        if let Some(sections) = raw.sections {
+            sections.select(&mut restore.selection);
         }
         if let Some(rows_per_command) = raw.rows_per_insert.or(raw.column_inserts.then_some(1)) {
             dump.rows = RowFormat::Inserts {
@@ -509,16 +465,16 @@ impl Reading {
             return Err(Mistake::Plain("compression is not supported by tar archive format".to_owned()));
         }
         if raw.binary_upgrade {
-            return Err(unsupported("--binary-upgrade", "use pg_upgrade with PostgreSQL's own pg_dump"));
+            return Err(Mistake::unsupported(
+                "--binary-upgrade",
+                "use pg_upgrade with PostgreSQL's own pg_dump",
+            ));
         }
         if (raw.statistics || raw.statistics_only) && !raw.no_statistics {
-            return Err(unsupported("--statistics", "run ANALYZE after the restore"));
+            return Err(Mistake::unsupported("--statistics", "run ANALYZE after the restore"));
         }
         if raw.asks_password {
-            return Err(unsupported(
-                "-W/--password",
-                "put the password into a password file, or into the variable PGPASSWORD",
-            ));
+            return Err(Mistake::unsupported("-W/--password", PASSWORD_HINT));
         }
         let connection = connection(raw.database.as_deref(), &raw.connection)?;
         Ok(Arguments {
@@ -536,19 +492,9 @@ impl Reading {
 
     /// Reads a file with includes and excludes.
     fn read_filter(&mut self, path: &Path) -> Result<(), Mistake> {
-        let name = path.to_string_lossy().into_owned();
-        let (reader, name): (Box<dyn io::BufRead>, Option<&str>) = if name == "-" {
-            (Box::new(io::stdin().lock()), None)
-        } else {
-            let file = std::fs::File::open(path).map_err(|error| {
-                Mistake::Plain(format!("could not open filter file \"{name}\": {}", super::plain(&error)))
-            })?;
-            (Box::new(io::BufReader::new(file)), Some(&name))
-        };
-        for item in filter::read(reader, name) {
-            let item = item.map_err(Mistake::Plain)?;
-            let pattern = String::from_utf8(item.pattern.as_bytes().to_vec())
-                .map_err(|_| Mistake::Plain(item.refused("pattern is not UTF-8")))?;
+        for item in filter_file(path)? {
+            let item = item?;
+            let pattern = filter_pattern(&item)?;
             let patterns = &mut self.dump.patterns;
             let list = match (item.action, item.object) {
                 (FilterAction::Include, "table") => &mut patterns.tables,
@@ -564,13 +510,7 @@ impl Reading {
                 }
                 (FilterAction::Exclude, "schema") => &mut patterns.exclude_schemas,
                 (FilterAction::Exclude, "extension") => &mut patterns.exclude_extensions,
-                (action, object) => {
-                    return Err(Mistake::Plain(item.refused(&format!(
-                        "{} filter for \"{}\" is not allowed",
-                        action.name(),
-                        filter::object_name(object)
-                    ))));
-                }
+                _ => return Err(not_allowed(&item)),
             };
             list.push(pattern);
             if item.action == FilterAction::Include && item.object != "foreign_data" {
@@ -578,31 +518,6 @@ impl Reading {
             }
         }
         Ok(())
-    }
-}
-
-fn unsupported(option: &str, hint: &str) -> Mistake {
-    Mistake::Failure(DumpError::new(format!("option {option} is not supported yet")).hint(hint))
-}
-
-fn utf8(value: &OsStr) -> Result<String, Mistake> {
-    value.to_str().map(str::to_owned).ok_or_else(|| {
-        let error = DumpError::new(format!("\"{}\" is not UTF-8", value.to_string_lossy()));
-        Mistake::Failure(error.hint("set it in a service file, or use another name"))
-    })
-}
-
-/// A number as stock reads options.
-fn number(value: &OsStr, option: &str, least: i32, most: i32) -> Result<i32, Mistake> {
-    let text = value.to_string_lossy();
-    let trimmed = text.trim_matches([' ', '\t', '\n', '\r', '\u{b}', '\u{c}']);
-    let digits = trimmed.strip_prefix(['+', '-']).unwrap_or(trimmed);
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Mistake::Plain(format!("invalid value \"{text}\" for option {option}")));
-    }
-    match trimmed.parse::<i32>() {
-        Ok(number) if (least..=most).contains(&number) => Ok(number),
-        _ => Err(Mistake::Plain(format!("{option} must be in range {least}..{most}"))),
     }
 }
 
@@ -616,24 +531,10 @@ fn format(name: &str) -> Result<Option<ArchiveFormat>, Mistake> {
     }
 }
 
-/// The key of `\restrict`: as given, or random.
-fn restrict_key(given: Option<String>) -> Result<String, Mistake> {
-    let key = match given {
-        Some(key) => key,
-        None => pgkeep_logical::restrict_key::generate()
-            .map_err(|error| Mistake::Plain(format!("could not generate restrict key: {error}")))?,
-    };
-    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err(Mistake::Plain("invalid restrict key".to_owned()));
-    }
-    Ok(key)
-}
-
 /// `-d` may be a connection string; what it says beats the other options.
 fn connection(database: Option<&str>, options: &[(&'static str, String)]) -> Result<ConnInfo, Mistake> {
     let words: Vec<(&str, &str)> =
         options.iter().map(|(keyword, value)| (*keyword, value.as_str())).collect();
-    let caller = Caller::read();
-    let environment = Environment::from_iter(caller.client_variables(), caller.home.clone());
-    ConnInfo::resolve_with(&words, database, &environment).map_err(|error| Mistake::Plain(error.to_string()))
+    ConnInfo::resolve_with(&words, database, &environment())
+        .map_err(|error| Mistake::Plain(error.to_string()))
 }

@@ -6,68 +6,41 @@ mod help;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::ffi::OsStrExt;
 
 use pgkeep_format::archive::Compression;
+use pgkeep_logical::LogicalError;
 use pgkeep_logical::compress::{Compressor, Framing};
 use pgkeep_logical::dump::write::{self, ArchiveOptions, OutputFile};
-use pgkeep_logical::dump::{Dump, DumpError, DumpOptions};
+use pgkeep_logical::dump::{Dump, DumpOptions};
 use pgkeep_logical::restore::Reporter;
 use pgkeep_wire::ConnInfo;
 
-use super::message::{FAILURE, Messages};
-use super::{plain, version};
-use arguments::{Arguments, Mistake};
+use super::message::Messages;
+use super::program::{Mistake, Program};
+use arguments::Arguments;
 
 const NAME: &str = "pg_dump";
 
+const PROGRAM: Program<Arguments> = Program {
+    name: NAME,
+    help: help::TEXT,
+    parse: Arguments::parse,
+    is_verbose: |arguments| arguments.restore.verbose,
+    act: |arguments, messages| act(arguments, messages).map(|()| 0),
+};
+
 /// Runs the program; the exit status is returned.
 pub(super) fn run(words: &[OsString]) -> u8 {
-    if let Some(first) = words.first() {
-        let text = match first.as_bytes() {
-            b"--help" | b"-?" => Some(help::TEXT.to_owned()),
-            b"--version" | b"-V" => Some(version(NAME)),
-            _ => None,
-        };
-        if let Some(text) = text {
-            let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
-            return if written.is_ok() { 0 } else { FAILURE };
-        }
-    }
-    let arguments = match Arguments::parse(words) {
-        Ok(arguments) => arguments,
-        Err(mistake) => {
-            tell(mistake);
-            return FAILURE;
-        }
-    };
-    let messages = Messages::new(NAME, arguments.restore.verbose);
-    match act(arguments, &messages) {
-        Ok(()) => 0,
-        Err(error) => {
-            messages.failure(&error.into());
-            FAILURE
-        }
-    }
+    PROGRAM.run(words)
 }
 
-fn tell(mistake: Mistake) {
-    let messages = Messages::new(NAME, false);
-    match mistake {
-        Mistake::Plain(text) => messages.error(&text),
-        Mistake::TryHelp(text) => {
-            messages.error(&text);
-            messages.try_help();
-        }
-        Mistake::Getopt(text) => {
-            eprintln!("{NAME}: {text}");
-            messages.try_help();
-        }
-        Mistake::Failure(error) => messages.failure(&error.into()),
-    }
+/// Reads the words without acting on them.
+#[cfg(test)]
+pub(super) fn check(words: &[OsString]) -> Result<(), String> {
+    PROGRAM.check(words)
 }
 
-fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
+fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
     let Arguments { dump, mut restore, format, append, compression, file, sync, connection, warnings } =
         arguments;
     let mut dump = start(&connection, &dump, &warnings, messages)?;
@@ -76,10 +49,7 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
             ArchiveOptions { format, compression: compression.algorithm, level: compression.level, sync };
         return write::write_archive(&mut dump, &mut restore, &options, file.as_deref());
     }
-    let failure = |error: io::Error| {
-        DumpError::new(format!("could not write to output file: {}", plain(&error)))
-            .hint("free space or choose another file; nothing was written under its name")
-    };
+    let failure = |error: io::Error| not_written(&error);
     let mut output = match file.as_deref().filter(|_| append) {
         Some(path) => OutputFile::append(path, sync)?,
         None => OutputFile::create(file.as_deref(), sync)?,
@@ -99,12 +69,17 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
     output.finish()
 }
 
+/// A script that could not be written to its end.
+pub(super) fn not_written(error: &io::Error) -> LogicalError {
+    LogicalError::output(error).hint("free space or choose another file; nothing was written under its name")
+}
+
 fn start(
     connection: &ConnInfo,
     options: &DumpOptions,
     warnings: &[String],
     messages: &Messages,
-) -> Result<Dump, DumpError> {
+) -> Result<Dump, LogicalError> {
     for warning in warnings {
         messages.warning(warning);
     }
@@ -116,7 +91,7 @@ fn start(
 }
 
 /// An error when dumps with these options cannot be made at all. Other mistakes are left for the dump.
-pub(super) fn check_support(words: &[OsString]) -> Result<(), DumpError> {
+pub(super) fn check_support(words: &[OsString]) -> Result<(), LogicalError> {
     match Arguments::parse(words) {
         Err(Mistake::Failure(error)) => Err(error),
         _ => Ok(()),
@@ -129,7 +104,7 @@ pub(super) struct Told;
 /// Writes the script of a database among others, as `pg_dumpall` has it.
 pub(super) fn dump_into(words: &[OsString], connection: &ConnInfo, out: &mut dyn Write) -> Result<(), Told> {
     let arguments = Arguments::parse(words).map_err(|mistake| {
-        tell(mistake);
+        mistake.tell(NAME);
         Told
     })?;
     let Arguments { dump, mut restore, warnings, .. } = arguments;
@@ -137,7 +112,7 @@ pub(super) fn dump_into(words: &[OsString], connection: &ConnInfo, out: &mut dyn
     let outcome = start(connection, &dump, &warnings, &messages)
         .and_then(|dump| write::write_script(dump, &mut restore, out, &messages));
     outcome.map_err(|error| {
-        messages.failure(&error.into());
+        messages.failure(&error);
         Told
     })
 }

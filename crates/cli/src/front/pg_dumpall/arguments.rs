@@ -2,29 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::path::{Path, PathBuf};
 
-use pgkeep_logical::dump::DumpError;
 use pgkeep_logical::dumpall::{ClusterDumpOptions, GlobalsOnly};
-use pgkeep_logical::filter::{self, FilterAction};
-use pgkeep_wire::{ConnInfo, Environment, parse_connection_string};
+use pgkeep_logical::filter::FilterAction;
+use pgkeep_wire::{ConnInfo, parse_connection_string};
 
-use crate::caller::Caller;
-use crate::front::getopt::{OptionSpec, parse};
-
-/// A command line that cannot be followed.
-#[derive(Debug)]
-pub(super) enum Mistake {
-    /// An error.
-    Plain(String),
-    /// An error, and where help is.
-    TryHelp(String),
-    /// A text of `getopt_long`, and where help is.
-    Getopt(String),
-    /// An error with its own advice.
-    Failure(DumpError),
-}
+use crate::front::getopt::{OptionSpec, flag, parse, value};
+use crate::front::program::Mistake;
+use crate::front::values::{
+    PASSWORD_HINT, check_if_exists, environment, filter_file, filter_pattern, not_allowed, restrict_key,
+    too_many, utf8,
+};
 
 /// A command line, checked.
 pub(super) struct Arguments {
@@ -99,14 +88,6 @@ const PASSED_ON: [&str; 24] = [
     "--statistics-only",
     "--sequence-data",
 ];
-
-const fn flag(long: &'static str, short: u8, key: Key) -> OptionSpec<Key> {
-    OptionSpec { long, short: if short == 0 { None } else { Some(short) }, takes_value: false, key }
-}
-
-const fn value(long: &'static str, short: u8, key: Key) -> OptionSpec<Key> {
-    OptionSpec { long, short: if short == 0 { None } else { Some(short) }, takes_value: true, key }
-}
 
 const SPECS: &[OptionSpec<Key>] = &[
     flag("data-only", b'a', Key::DataOnly),
@@ -196,10 +177,7 @@ impl Arguments {
             return Err(Mistake::Getopt(mistake));
         }
         if let Some(extra) = line.operands.first() {
-            return Err(Mistake::TryHelp(format!(
-                "too many command-line arguments (first is \"{}\")",
-                extra.to_string_lossy()
-            )));
+            return Err(too_many(extra));
         }
         reading.check()?;
         reading.finish()
@@ -285,9 +263,7 @@ impl Reading {
         if globals_only && tablespaces_only {
             return together(GLOBALS, TABLESPACES);
         }
-        if self.options.if_exists && !self.options.clean {
-            return Err(Mistake::Plain("option --if-exists requires option -c/--clean".to_owned()));
-        }
+        check_if_exists(self.options.if_exists, self.options.clean)?;
         if roles_only && tablespaces_only {
             return together(ROLES, TABLESPACES);
         }
@@ -312,9 +288,7 @@ impl Reading {
         options.quote_all_identifiers = has("--quote-all-identifiers");
         options.restrict_key = restrict_key(self.restrict_key)?;
         if self.asks_password {
-            let error = DumpError::new("option -W/--password is not supported yet");
-            let hint = "put the password into a password file, or into the variable PGPASSWORD";
-            return Err(Mistake::Failure(error.hint(hint)));
+            return Err(Mistake::unsupported("-W/--password", PASSWORD_HINT));
         }
         let connection = connection(self.connection_string.as_deref(), &self.connection)?;
         Ok(Arguments { options, connection, file: self.file, sync: !self.no_sync, dump_words })
@@ -322,52 +296,18 @@ impl Reading {
 
     /// Reads a file with databases to leave out.
     fn read_filter(&mut self, path: &Path) -> Result<(), Mistake> {
-        let name = path.to_string_lossy().into_owned();
-        let (reader, name): (Box<dyn io::BufRead>, Option<&str>) = if name == "-" {
-            (Box::new(io::stdin().lock()), None)
-        } else {
-            let file = std::fs::File::open(path).map_err(|error| {
-                let error = crate::front::plain(&error);
-                Mistake::Plain(format!("could not open filter file \"{name}\": {error}"))
-            })?;
-            (Box::new(io::BufReader::new(file)), Some(&name))
-        };
-        for item in filter::read(reader, name) {
-            let item = item.map_err(Mistake::Plain)?;
+        for item in filter_file(path)? {
+            let item = item?;
             if item.action == FilterAction::Include {
-                let object = filter::object_name(item.object);
-                let text = item.refused(&format!("include filter for \"{object}\" is not allowed"));
-                return Err(Mistake::Plain(text));
+                return Err(not_allowed(&item));
             }
             if item.object != "database" {
                 return Err(Mistake::Plain(item.refused("unsupported filter object")));
             }
-            let pattern = String::from_utf8(item.pattern.as_bytes().to_vec())
-                .map_err(|_| Mistake::Plain(item.refused("pattern is not UTF-8")))?;
-            self.options.exclude_databases.push(pattern);
+            self.options.exclude_databases.push(filter_pattern(&item)?);
         }
         Ok(())
     }
-}
-
-fn utf8(value: &OsStr) -> Result<String, Mistake> {
-    value.to_str().map(str::to_owned).ok_or_else(|| {
-        let error = DumpError::new(format!("\"{}\" is not UTF-8", value.to_string_lossy()));
-        Mistake::Failure(error.hint("set it in a service file, or use another name"))
-    })
-}
-
-/// The key of `\restrict`: as given, or random.
-fn restrict_key(given: Option<String>) -> Result<String, Mistake> {
-    let key = match given {
-        Some(key) => key,
-        None => pgkeep_logical::restrict_key::generate()
-            .map_err(|error| Mistake::Plain(format!("could not generate restrict key: {error}")))?,
-    };
-    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err(Mistake::Plain("invalid restrict key".to_owned()));
-    }
-    Ok(key)
 }
 
 /// The other options beat the connection string, whose database does not count.
@@ -383,7 +323,5 @@ fn connection(text: Option<&str>, options: &[(String, String)]) -> Result<ConnIn
     }
     let pairs: Vec<(&str, &str)> =
         pairs.iter().chain(options).map(|(keyword, value)| (keyword.as_str(), value.as_str())).collect();
-    let caller = Caller::read();
-    let environment = Environment::from_iter(caller.client_variables(), caller.home.clone());
-    ConnInfo::resolve_with(&pairs, None, &environment).map_err(mistake)
+    ConnInfo::resolve_with(&pairs, None, &environment()).map_err(mistake)
 }

@@ -4,63 +4,39 @@ mod arguments;
 mod help;
 
 use std::ffi::OsString;
-use std::io::{self, BufWriter, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::io::BufWriter;
 
-use pgkeep_logical::dump::DumpError;
+use pgkeep_logical::LogicalError;
 use pgkeep_logical::dump::write::OutputFile;
 use pgkeep_logical::dumpall::{ClusterDatabase, ClusterDump};
-use pgkeep_logical::restore::Reporter;
 
-use super::message::{FAILURE, Messages};
-use super::{pg_dump, version};
-use arguments::{Arguments, Mistake};
+use super::message::Messages;
+use super::pg_dump;
+use super::program::Program;
+use arguments::Arguments;
 
 const NAME: &str = "pg_dumpall";
 
+const PROGRAM: Program<Arguments> = Program {
+    name: NAME,
+    help: help::TEXT,
+    parse: Arguments::parse,
+    is_verbose: |arguments| arguments.options.verbose,
+    act: |arguments, messages| act(arguments, messages).map(|()| 0),
+};
+
 /// Runs the program; the exit status is returned.
 pub(super) fn run(words: &[OsString]) -> u8 {
-    if let Some(first) = words.first() {
-        let text = match first.as_bytes() {
-            b"--help" | b"-?" => Some(help::TEXT.to_owned()),
-            b"--version" | b"-V" => Some(version(NAME)),
-            _ => None,
-        };
-        if let Some(text) = text {
-            let written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
-            return if written.is_ok() { 0 } else { FAILURE };
-        }
-    }
-    let arguments = match Arguments::parse(words) {
-        Ok(arguments) => arguments,
-        Err(mistake) => {
-            let messages = Messages::new(NAME, false);
-            match mistake {
-                Mistake::Plain(text) => messages.error(&text),
-                Mistake::TryHelp(text) => {
-                    messages.error(&text);
-                    messages.try_help();
-                }
-                Mistake::Getopt(text) => {
-                    eprintln!("{NAME}: {text}");
-                    messages.try_help();
-                }
-                Mistake::Failure(error) => messages.failure(&error.into()),
-            }
-            return FAILURE;
-        }
-    };
-    let messages = Messages::new(NAME, arguments.options.verbose);
-    match act(arguments, &messages) {
-        Ok(()) => 0,
-        Err(error) => {
-            messages.failure(&error.into());
-            FAILURE
-        }
-    }
+    PROGRAM.run(words)
 }
 
-fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
+/// Reads the words without acting on them.
+#[cfg(test)]
+pub(super) fn check(words: &[OsString]) -> Result<(), String> {
+    PROGRAM.check(words)
+}
+
+fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
     let Arguments { options, connection, file, sync, dump_words } = arguments;
     if options.only.is_none() {
         // What cannot be done is told before anything is written.
@@ -76,15 +52,13 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), DumpError> {
         let connection = connection
             .clone()
             .with("dbname", &database.name)
-            .map_err(|error| DumpError::new(error.to_string()))?;
+            .map_err(|error| LogicalError::new(error.to_string()))?;
         // Stock runs another program for this, whose messages have that program's name.
-        pg_dump::dump_into(&words, &connection, out)
-            .map_err(|_| DumpError::new(format!("pg_dump failed on database \"{}\", exiting", database.name)))
+        pg_dump::dump_into(&words, &connection, out).map_err(|_| {
+            LogicalError::new(format!("pg_dump failed on database \"{}\", exiting", database.name))
+        })
     })?;
-    sink.into_inner().map_err(|error| {
-        DumpError::new(format!("could not write to output file: {}", super::plain(&error.into_error())))
-            .hint("free space or choose another file; nothing was written under its name")
-    })?;
+    sink.into_inner().map_err(|error| pg_dump::not_written(&error.into_error()))?;
     output.finish()
 }
 

@@ -2,30 +2,21 @@
 //! same mistake is told first.
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use pgkeep_format::archive::{ArchiveFormat, Text};
-use pgkeep_logical::filter::{self, FilterAction};
-use pgkeep_logical::restore::{NameList, RestoreError, RestoreOptions};
-use pgkeep_wire::{ConnInfo, Environment};
+use pgkeep_logical::LogicalError;
+use pgkeep_logical::filter::FilterAction;
+use pgkeep_logical::restore::{NameList, RestoreOptions};
+use pgkeep_wire::ConnInfo;
 
-use crate::caller::Caller;
-use crate::front::getopt::{OptionSpec, parse};
-
-/// A command line that cannot be followed.
-#[derive(Debug)]
-pub(super) enum Mistake {
-    /// An error.
-    Plain(String),
-    /// An error, and where help is.
-    TryHelp(String),
-    /// A text of `getopt_long`, and where help is.
-    Getopt(String),
-    /// An error with its own advice.
-    Failure(RestoreError),
-}
+use crate::front::getopt::{OptionSpec, flag, parse, value};
+use crate::front::program::Mistake;
+use crate::front::values::{
+    PASSWORD_HINT, Sections, check_if_exists, check_restrict_key, count, environment, filter_file,
+    not_allowed, restrict_key, together, too_many,
+};
 
 /// A command line, checked.
 pub(super) struct Arguments {
@@ -91,14 +82,6 @@ enum Switch {
     Statistics,
     StatisticsOnly,
     RestrictKey,
-}
-
-const fn flag(long: &'static str, short: u8, key: Switch) -> OptionSpec<Switch> {
-    OptionSpec { long, short: if short == 0 { None } else { Some(short) }, takes_value: false, key }
-}
-
-const fn value(long: &'static str, short: u8, key: Switch) -> OptionSpec<Switch> {
-    OptionSpec { long, short: if short == 0 { None } else { Some(short) }, takes_value: true, key }
 }
 
 const SPECS: &[OptionSpec<Switch>] = &[
@@ -167,7 +150,7 @@ struct Raw {
     no_schema: bool,
     no_statistics: bool,
     statistics: bool,
-    sections: Option<(bool, bool, bool)>,
+    sections: Option<Sections>,
     database: Option<OsString>,
     connection: Vec<(&'static str, OsString)>,
     asks_password: bool,
@@ -195,10 +178,7 @@ impl Arguments {
         let mut operands = line.operands.into_iter();
         arguments.input = operands.next().map(PathBuf::from);
         if let Some(extra) = operands.next() {
-            return Err(Mistake::TryHelp(format!(
-                "too many command-line arguments (first is \"{}\")",
-                extra.to_string_lossy()
-            )));
+            return Err(too_many(&extra));
         }
         arguments.check(&raw)?;
         arguments.finish(raw)
@@ -219,7 +199,7 @@ impl Arguments {
             Switch::Function => selection.functions.push(text(value)),
             Switch::Host => raw.connection.push(("host", value)),
             Switch::Index => selection.indexes.push(text(value)),
-            Switch::Jobs => options.jobs = number(&value, "-j/--jobs")?,
+            Switch::Jobs => options.jobs = count(&value, "-j/--jobs")?,
             Switch::List => self.list = true,
             Switch::NoPrivileges => selection.no_privileges = true,
             Switch::NoOwner => options.no_owner = true,
@@ -245,23 +225,10 @@ impl Arguments {
             Switch::NoTablespaces => options.no_tablespaces = true,
             Switch::NoTableAccessMethod => options.no_table_access_method = true,
             Switch::Role => options.role = Some(text(value)),
-            Switch::Section => {
-                let sections = raw.sections.get_or_insert((false, false, false));
-                match value.as_bytes() {
-                    b"pre-data" => sections.0 = true,
-                    b"data" => sections.1 = true,
-                    b"post-data" => sections.2 = true,
-                    _ => {
-                        return Err(Mistake::TryHelp(format!(
-                            "unrecognized section name: \"{}\"",
-                            value.to_string_lossy()
-                        )));
-                    }
-                }
-            }
+            Switch::Section => raw.sections.get_or_insert_default().add(&value)?,
             Switch::StrictNames => selection.strict_names = true,
             Switch::TransactionSize => {
-                options.transaction_size = number(&value, "--transaction-size")?;
+                options.transaction_size = count(&value, "--transaction-size")?;
                 options.exit_on_error = true;
             }
             Switch::UseSetSessionAuthorization => options.use_session_authorization = true,
@@ -297,10 +264,8 @@ impl Arguments {
                 "options -d/--dbname and --restrict-key cannot be used together".to_owned(),
             ));
         }
-        if let Some(key) = options.restrict_key.as_ref().filter(|_| !has_database)
-            && (key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()))
-        {
-            return Err(Mistake::Plain("invalid restrict key".to_owned()));
+        if let Some(key) = &options.restrict_key {
+            check_restrict_key(key)?;
         }
         let pairs = [
             (raw.schema_only, "-s/--schema-only", raw.data_only, "-a/--data-only"),
@@ -322,21 +287,14 @@ impl Arguments {
             ),
         ];
         for (first, first_name, second, second_name) in pairs {
-            if first && second {
-                return Err(Mistake::Plain(format!(
-                    "options {first_name} and {second_name} cannot be used together"
-                )));
-            }
+            together(first, first_name, second, second_name)?;
         }
         if options.single_transaction && options.jobs > 1 {
             return Err(Mistake::Plain(
                 "cannot specify both --single-transaction and multiple jobs".to_owned(),
             ));
         }
-        if options.if_exists && !options.clean {
-            return Err(Mistake::Plain("option --if-exists requires option -c/--clean".to_owned()));
-        }
-        Ok(())
+        check_if_exists(options.if_exists, options.clean)
     }
 
     fn finish(mut self, raw: Raw) -> Result<Arguments, Mistake> {
@@ -357,48 +315,30 @@ impl Arguments {
         selection.data = raw.data_only || (!raw.no_data && !only);
         selection.schema = raw.schema_only || (!raw.no_schema && !only);
         selection.statistics = raw.statistics || raw.statistics_only || (!raw.no_statistics && !only);
-        if let Some((pre_data, data, post_data)) = raw.sections {
-            (selection.pre_data, selection.data_section, selection.post_data) = (pre_data, data, post_data);
+        if let Some(sections) = raw.sections {
+            sections.select(selection);
         }
         match raw.database {
             Some(database) => {
                 if raw.asks_password {
                     return Err(Mistake::Failure(
-                        RestoreError::new("option -W/--password is not supported")
-                            .hint("put the password into a password file, or into the variable PGPASSWORD"),
+                        LogicalError::new("option -W/--password is not supported").hint(PASSWORD_HINT),
                     ));
                 }
                 self.connection = Some(connection(&database, raw.connection).map_err(Mistake::Failure)?);
                 self.options.restrict_key = None;
             }
-            None if self.options.restrict_key.is_none() => {
-                let key = pgkeep_logical::restrict_key::generate()
-                    .map_err(|error| Mistake::Plain(format!("could not generate restrict key: {error}")))?;
-                self.options.restrict_key = Some(key);
-            }
-            None => {}
+            None => self.options.restrict_key = Some(restrict_key(self.options.restrict_key.take())?),
         }
         Ok(self)
     }
 
     /// Reads a file with includes and excludes.
     fn read_filter(&mut self, path: &Path) -> Result<(), Mistake> {
-        let (input, name): (Box<dyn BufRead>, _) = if path == Path::new("-") {
-            (Box::new(std::io::stdin().lock()), None)
-        } else {
-            let file = std::fs::File::open(path).map_err(|error| {
-                Mistake::Plain(format!(
-                    "could not open filter file \"{}\": {}",
-                    path.display(),
-                    super::plain(&error)
-                ))
-            })?;
-            (Box::new(BufReader::new(file)), Some(path.to_string_lossy()))
-        };
-        let items = filter::read(input, name.as_deref());
+        let items = filter_file(path)?;
         let selection = &mut self.options.selection;
         for item in items {
-            let item = item.map_err(Mistake::Plain)?;
+            let item = item?;
             let names: &mut NameList = match (item.action, item.object) {
                 (FilterAction::Include, "function") => &mut selection.functions,
                 (FilterAction::Include, "index") => &mut selection.indexes,
@@ -406,13 +346,7 @@ impl Arguments {
                 (FilterAction::Include, "table") => &mut selection.tables,
                 (FilterAction::Include, "trigger") => &mut selection.triggers,
                 (FilterAction::Exclude, "schema") => &mut selection.excluded_schemas,
-                (action, object) => {
-                    return Err(Mistake::Plain(item.refused(&format!(
-                        "{} filter for \"{}\" is not allowed",
-                        action.name(),
-                        filter::object_name(object)
-                    ))));
-                }
+                _ => return Err(not_allowed(&item)),
             };
             names.push(item.pattern);
         }
@@ -424,23 +358,10 @@ fn text(value: OsString) -> Text {
     value.into_vec().into()
 }
 
-fn number(value: &OsString, option: &str) -> Result<u32, Mistake> {
-    let text = value.to_string_lossy();
-    let trimmed = text.trim_matches([' ', '\t', '\n', '\r', '\u{b}', '\u{c}']);
-    let digits = trimmed.strip_prefix(['+', '-']).unwrap_or(trimmed);
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Mistake::Plain(format!("invalid value \"{text}\" for option {option}")));
-    }
-    match trimmed.parse::<i32>() {
-        Ok(number) if number >= 1 => Ok(number.unsigned_abs()),
-        _ => Err(Mistake::Plain(format!("{option} must be in range 1..{}", i32::MAX))),
-    }
-}
-
 /// `-d` may be a connection string; what it says beats the other options.
-fn connection(database: &OsString, options: Vec<(&'static str, OsString)>) -> Result<ConnInfo, RestoreError> {
+fn connection(database: &OsString, options: Vec<(&'static str, OsString)>) -> Result<ConnInfo, LogicalError> {
     let not_text = |what: &str| {
-        RestoreError::new(format!("{what} is not UTF-8"))
+        LogicalError::new(format!("{what} is not UTF-8"))
             .hint("set it in a service file, or connect by another name")
     };
     let database = database.to_str().ok_or_else(|| not_text("the database's name"))?;
@@ -448,12 +369,10 @@ fn connection(database: &OsString, options: Vec<(&'static str, OsString)>) -> Re
     for (keyword, value) in &options {
         words.push((*keyword, value.to_str().ok_or_else(|| not_text(keyword))?));
     }
-    let caller = Caller::read();
-    let environment = Environment::from_iter(caller.client_variables(), caller.home.clone());
-    ConnInfo::resolve_with(&words, Some(database), &environment)
+    ConnInfo::resolve_with(&words, Some(database), &environment())
         .and_then(|info| match info.get("fallback_application_name") {
             Some(_) => Ok(info),
             None => info.with("fallback_application_name", super::NAME),
         })
-        .map_err(|error| RestoreError::new(error.to_string()))
+        .map_err(|error| LogicalError::new(error.to_string()))
 }

@@ -3,9 +3,9 @@
 use pgkeep_format::archive::CatalogId;
 
 use super::Collector;
-use crate::dump::error::Result;
 use crate::dump::model::{Id, Kind, Parts, TableData, catalog};
 use crate::dump::session::{optional, text};
+use crate::error::Result;
 
 /// The most large objects of one entry.
 const LARGE_OBJECTS_PER_ENTRY: usize = 1000;

@@ -3,9 +3,9 @@
 use pgkeep_format::archive::CatalogId;
 
 use super::Collector;
-use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{Comment, Kind, Parts, catalog};
 use crate::dump::session::{optional, text};
+use crate::error::{LogicalError, Result};
 
 impl Collector<'_> {
     /// Privileges of columns, and those that `initdb` or extensions gave.
@@ -91,7 +91,7 @@ impl Collector<'_> {
                 None if !self.options.create_database => continue,
                 None => "DATABASE".to_owned(),
             };
-            return Err(DumpError::new(format!(
+            return Err(LogicalError::new(format!(
                 "security labels are not supported yet: {name} has one of provider \"{}\"",
                 row.text("provider")?
             ))

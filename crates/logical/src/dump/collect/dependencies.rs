@@ -1,8 +1,8 @@
 //! What depends on what, as the server knows it.
 
 use super::Collector;
-use crate::dump::error::Result;
 use crate::dump::model::Kind;
+use crate::error::Result;
 
 impl Collector<'_> {
     pub(super) fn dependencies(&mut self) -> Result<()> {

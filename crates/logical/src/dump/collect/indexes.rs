@@ -3,10 +3,10 @@
 use pgkeep_wire::Row;
 
 use super::{Collector, catalog_id};
-use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{Constraint, Id, Index, Kind, Parts};
 use crate::dump::session::{flag, letter, number, oid_array, optional, text};
 use crate::dump::sql::parse_array;
+use crate::error::{LogicalError, Result};
 
 impl Collector<'_> {
     pub(super) fn indexes(&mut self) -> Result<()> {
@@ -41,7 +41,7 @@ impl Collector<'_> {
         for row in rows.iter() {
             let oid: u32 = row.parse("indrelid")?;
             let Some(table) = self.model.find_table(oid) else {
-                return Err(DumpError::catalog(format!("unrecognized table OID {oid}")));
+                return Err(LogicalError::catalog(format!("unrecognized table OID {oid}")));
             };
             self.index(row, table)?;
         }
@@ -56,11 +56,14 @@ impl Collector<'_> {
             if array.is_empty() {
                 return Ok(Vec::new());
             }
-            parse_array(&array).ok_or_else(|| DumpError::catalog("could not parse index statistic columns"))
+            parse_array(&array)
+                .ok_or_else(|| LogicalError::catalog("could not parse index statistic columns"))
         };
         let (statistics_columns, statistics_values) = (list("indstatcols")?, list("indstatvals")?);
         if statistics_columns.len() != statistics_values.len() {
-            return Err(DumpError::catalog("mismatched number of columns and values for index statistics"));
+            return Err(LogicalError::catalog(
+                "mismatched number of columns and values for index statistics",
+            ));
         }
         let index = Index {
             table,
@@ -122,7 +125,7 @@ impl Collector<'_> {
         for row in rows.iter() {
             let oid: u32 = row.parse("conrelid")?;
             let Some(table) = self.model.find_table(oid) else {
-                return Err(DumpError::catalog(format!("unrecognized table OID {oid}")));
+                return Err(LogicalError::catalog(format!("unrecognized table OID {oid}")));
             };
             let foreign_table: u32 = row.parse("confrelid")?;
             let constraint = Constraint {

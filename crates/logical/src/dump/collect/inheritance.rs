@@ -1,8 +1,8 @@
 //! Parents and children: of tables, of columns, of indexes.
 
 use super::Collector;
-use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{ColumnDefault, Id, Kind, Parts};
+use crate::error::{LogicalError, Result};
 
 use pgkeep_format::archive::CatalogId;
 
@@ -19,7 +19,7 @@ impl Collector<'_> {
             let Some(child) = self.model.find_table(*child) else { continue };
             let Some(parent) = self.model.find_table(*parent) else {
                 let object = self.model.get(child);
-                return Err(DumpError::catalog(format!(
+                return Err(LogicalError::catalog(format!(
                     "failed sanity check, parent OID {parent} of table \"{}\" (OID {}) not found",
                     object.name, object.catalog.oid
                 )));
@@ -45,7 +45,7 @@ impl Collector<'_> {
         let object = self.model.get(partition);
         let (name, schema) = (object.name.clone(), object.schema);
         let [parent] = *parents else {
-            return Err(DumpError::catalog(format!(
+            return Err(LogicalError::catalog(format!(
                 "invalid number of parents {} for table \"{name}\"",
                 parents.len()
             )));

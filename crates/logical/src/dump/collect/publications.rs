@@ -3,9 +3,9 @@
 use pgkeep_format::archive::CatalogId;
 
 use super::{Collector, catalog_id};
-use crate::dump::error::Result;
 use crate::dump::model::{Kind, Parts, catalog};
 use crate::dump::session::{number, oid_array, text};
+use crate::error::Result;
 
 impl Collector<'_> {
     pub(super) fn policies(&mut self) -> Result<()> {

@@ -1,9 +1,9 @@
 //! Rules and triggers.
 
 use super::{Collector, catalog_id};
-use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{Kind, Parts, Rule, Trigger};
 use crate::dump::session::{flag, letter, oid_array, text};
+use crate::error::{LogicalError, Result};
 
 impl Collector<'_> {
     pub(super) fn triggers(&mut self) -> Result<()> {
@@ -28,7 +28,7 @@ impl Collector<'_> {
         for row in rows.iter() {
             let oid: u32 = row.parse("tgrelid")?;
             let Some(table) = self.model.find_table(oid) else {
-                return Err(DumpError::catalog(format!("unrecognized table OID {oid}")));
+                return Err(LogicalError::catalog(format!("unrecognized table OID {oid}")));
             };
             let trigger = Trigger {
                 table,
@@ -50,7 +50,7 @@ impl Collector<'_> {
         for row in rows.iter() {
             let oid: u32 = row.parse("ev_class")?;
             let Some(table) = self.model.find_table(oid) else {
-                return Err(DumpError::catalog(format!(
+                return Err(LogicalError::catalog(format!(
                     "failed sanity check, parent table with OID {oid} of pg_rewrite entry with OID {} not found",
                     row.text("oid")?
                 )));

@@ -2,8 +2,8 @@
 
 use super::records::Record;
 use super::{Definer, Draft};
-use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{Id, Kind, Parts};
+use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     pub(super) fn aggregate(&mut self, id: Id) -> Result<()> {
@@ -53,7 +53,7 @@ impl Definer<'_> {
                 b's' => "SHAREABLE",
                 b'w' => "READ_WRITE",
                 _ => {
-                    return Err(DumpError::catalog(format!(
+                    return Err(LogicalError::catalog(format!(
                         "unrecognized {column} value for aggregate \"{name}\""
                     )));
                 }

@@ -3,10 +3,10 @@
 use pgkeep_format::archive::Section;
 
 use super::{DataSource, Definer, Draft, InsertSource, RowSource, Rows};
-use crate::dump::error::Result;
 use crate::dump::model::{Id, Kind, Parts, Table};
 use crate::dump::options::RowFormat;
 use crate::dump::sql::one_line;
+use crate::error::Result;
 
 impl Definer<'_> {
     pub(super) fn table_data(&mut self, id: Id) -> Result<()> {

@@ -3,10 +3,10 @@
 use pgkeep_format::archive::{CatalogId, Section};
 
 use super::{Definer, Draft};
-use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{Id, Privileges};
 use crate::dump::session::{Session, optional, text};
 use crate::dump::sql::parse_array;
+use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     /// Encoding, strings and search path: whatever reads the dump acts on them at once.
@@ -14,7 +14,7 @@ impl Definer<'_> {
         let strings = if self.quoting.standard_strings { "on" } else { "off" };
         let path = session.one("SELECT pg_catalog.current_schemas(false)")?;
         let schemas = parse_array(&path)
-            .ok_or_else(|| DumpError::new("could not parse result of current_schemas()"))?;
+            .ok_or_else(|| LogicalError::new("could not parse result of current_schemas()"))?;
         let path: Vec<String> = schemas.iter().map(|schema| self.quoting.name(schema)).collect();
         let encoding = self.quoting.literal(&session.encoding.name);
         let path = self.quoting.literal(&path.join(", "));
@@ -63,7 +63,7 @@ impl Definer<'_> {
                 "b" => "builtin",
                 "c" => "libc",
                 "i" => "icu",
-                other => return Err(DumpError::new(format!("unrecognized locale provider: {other}"))),
+                other => return Err(LogicalError::new(format!("unrecognized locale provider: {other}"))),
             },
         );
         let (collate, ctype) = (text(row, "datcollate")?, text(row, "datctype")?);

@@ -3,9 +3,9 @@
 use pgkeep_format::archive::{CatalogId, Section};
 
 use super::{Definer, Draft};
-use crate::dump::error::Result;
 use crate::dump::model::{Id, Parts};
 use crate::dump::privileges::{self, Subject};
+use crate::error::Result;
 
 impl Definer<'_> {
     /// A comment on an object with an entry of its own. `kind` and `name` are as in COMMENT ON; `name` without schema.

@@ -3,8 +3,8 @@
 use pgkeep_format::archive::Section;
 
 use super::{Definer, Draft};
-use crate::dump::error::Result;
 use crate::dump::model::{Id, Parts};
+use crate::error::Result;
 
 /// ` OPTIONS (…)`, or nothing.
 fn options(list: &str) -> String {

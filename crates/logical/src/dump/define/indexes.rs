@@ -3,8 +3,8 @@
 use pgkeep_format::archive::Section;
 
 use super::{Definer, Draft, has_options};
-use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{Constraint, Id, Index, Kind, Parts, Table};
+use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     pub(super) fn index(&mut self, id: Id) -> Result<()> {
@@ -86,7 +86,7 @@ impl Definer<'_> {
         let Kind::ExtendedStatistics { target } = object.kind else { return Ok(()) };
         let qualified = self.qualified(id);
         let definition = self.texts.statistics.get(&object.catalog.oid).ok_or_else(|| {
-            DumpError::catalog(format!("statistics object \"{}\" has no definition", object.name))
+            LogicalError::catalog(format!("statistics object \"{}\" has no definition", object.name))
         })?;
         let mut sql = format!("{definition};\n");
         if target >= 0 {
@@ -118,7 +118,7 @@ impl Definer<'_> {
                 Ok(())
             }
             (None, None) => {
-                Err(DumpError::catalog(format!("constraint \"{}\" belongs to nothing", object.name)))
+                Err(LogicalError::catalog(format!("constraint \"{}\" belongs to nothing", object.name)))
             }
         }
     }
@@ -138,7 +138,7 @@ impl Definer<'_> {
                 let Some((index_id, Kind::Index(index))) =
                     index_id.map(|index| (index, &self.model.get(index).kind))
                 else {
-                    return Err(DumpError::catalog(format!(
+                    return Err(LogicalError::catalog(format!(
                         "missing index for constraint \"{}\"",
                         object.name
                     )));
@@ -163,7 +163,7 @@ impl Definer<'_> {
                 (desc, "", format!("{definition};\n"))
             }
             other => {
-                return Err(DumpError::catalog(format!(
+                return Err(LogicalError::catalog(format!(
                     "unrecognized constraint type: {}",
                     char::from(other)
                 )));
@@ -274,6 +274,6 @@ fn column_name(table: &Table, number: i32) -> Result<&str> {
         -4 => Ok("xmax"),
         -5 => Ok("cmax"),
         -6 => Ok("tableoid"),
-        _ => Err(DumpError::catalog(format!("invalid column number {number}"))),
+        _ => Err(LogicalError::catalog(format!("invalid column number {number}"))),
     }
 }

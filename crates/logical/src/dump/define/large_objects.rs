@@ -3,8 +3,8 @@
 use pgkeep_format::archive::{CatalogId, Section};
 
 use super::{DataSource, Definer, Draft};
-use crate::dump::error::Result;
 use crate::dump::model::{Id, Kind, Parts, catalog};
+use crate::error::Result;
 
 impl Definer<'_> {
     pub(super) fn large_objects(&mut self, id: Id) -> Result<()> {

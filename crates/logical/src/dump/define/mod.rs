@@ -31,11 +31,11 @@ use pgkeep_format::archive::{CatalogId, DumpId, Section, Text, TocEntry};
 
 use super::collect::{Collected, Sequence};
 use super::encoding::Encoding;
-use super::error::{DumpError, Result};
 use super::model::{Id, Kind, Model, Parts};
 use super::options::DumpOptions;
 use super::session::Session;
 use super::sql::Quoting;
+use crate::error::{LogicalError, Result};
 use texts::Texts;
 
 /// Where the data of an entry comes from.
@@ -277,7 +277,7 @@ impl Definer<'_> {
             .type_names
             .get(&oid)
             .map(String::as_str)
-            .ok_or_else(|| DumpError::catalog(format!("type with OID {oid} does not exist")))
+            .ok_or_else(|| LogicalError::catalog(format!("type with OID {oid} does not exist")))
     }
 
     /// ` COLLATE c`, or nothing.
@@ -303,7 +303,7 @@ impl Definer<'_> {
     fn options_list(&self, array: &str, prefix: &str) -> Result<String> {
         self.quoting
             .options(array, prefix)
-            .ok_or_else(|| DumpError::catalog("could not parse reloptions array"))
+            .ok_or_else(|| LogicalError::catalog("could not parse reloptions array"))
     }
 }
 

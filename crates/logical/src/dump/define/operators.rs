@@ -2,8 +2,8 @@
 
 use super::records::Record;
 use super::{Definer, Draft};
-use crate::dump::error::Result;
 use crate::dump::model::{Id, Kind, Parts, catalog};
+use crate::error::Result;
 
 impl Definer<'_> {
     /// `OPERATOR(schema.op)`; `None` for no operator.

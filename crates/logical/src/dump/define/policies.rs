@@ -3,8 +3,8 @@
 use pgkeep_format::archive::Section;
 
 use super::{Definer, Draft};
-use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{Id, Kind, Parts};
+use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     pub(super) fn policy(&mut self, id: Id) -> Result<()> {
@@ -34,7 +34,7 @@ impl Definer<'_> {
             b'w' => " FOR UPDATE",
             b'd' => " FOR DELETE",
             other => {
-                return Err(DumpError::catalog(format!(
+                return Err(LogicalError::catalog(format!(
                     "unexpected policy command type: {}",
                     char::from(other)
                 )));

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use pgkeep_format::archive::CatalogId;
 use pgkeep_wire::Row;
 
-use crate::dump::error::Result;
 use crate::dump::model::{Id, Kind, Model};
 use crate::dump::session::{Session, oid_array};
+use crate::error::Result;
 
 /// The columns of a row, by name.
 #[derive(Debug, Clone, Default)]

@@ -1,8 +1,8 @@
 //! Schemas and extensions.
 
 use super::{Definer, Draft};
-use crate::dump::error::Result;
 use crate::dump::model::{Id, Kind, Parts};
+use crate::error::Result;
 
 /// What `initdb` says about `public`.
 const COMMENT_ON_PUBLIC: &str = "standard public schema";

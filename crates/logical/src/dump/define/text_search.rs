@@ -1,8 +1,8 @@
 //! Text search: parsers, templates, dictionaries, configurations.
 
 use super::{Definer, Draft};
-use crate::dump::error::Result;
 use crate::dump::model::{Id, Parts};
+use crate::error::Result;
 
 impl Definer<'_> {
     pub(super) fn text_search_parser(&mut self, id: Id) -> Result<()> {

@@ -7,10 +7,10 @@ use pgkeep_format::archive::CatalogId;
 use pgkeep_wire::Row;
 
 use super::records::Records;
-use crate::dump::error::Result;
 use crate::dump::model::{Id, Kind, Model, Parts};
 use crate::dump::options::DumpOptions;
 use crate::dump::session::{Session, flag, letter, number, oid_array, oids, optional, text};
+use crate::error::Result;
 
 /// Sequences of servers before 18 are read by so many in one query.
 const SEQUENCES_PER_QUERY: usize = 200;

@@ -3,8 +3,8 @@
 use pgkeep_format::archive::Section;
 
 use super::{Definer, Draft};
-use crate::dump::error::Result;
 use crate::dump::model::{Id, Kind, Parts};
+use crate::error::Result;
 
 impl Definer<'_> {
     pub(super) fn trigger(&mut self, id: Id) -> Result<()> {

@@ -3,8 +3,8 @@
 use pgkeep_format::archive::CatalogId;
 
 use super::{Definer, Draft};
-use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{Id, Kind, Parts, Type, catalog};
+use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     pub(super) fn type_of_any_kind(&mut self, id: Id) -> Result<()> {
@@ -77,10 +77,9 @@ impl Definer<'_> {
 
     fn range(&self, id: Id, name: &str) -> Result<String> {
         let object = self.model.get(id);
-        let texts =
-            self.texts.ranges.get(&object.catalog.oid).ok_or_else(|| {
-                DumpError::catalog(format!("range type \"{}\" has no definition", object.name))
-            })?;
+        let texts = self.texts.ranges.get(&object.catalog.oid).ok_or_else(|| {
+            LogicalError::catalog(format!("range type \"{}\" has no definition", object.name))
+        })?;
         let mut items = vec![format!("subtype = {}", texts.subtype)];
         if let Some(multirange) = &texts.multirange {
             items.push(format!("multirange_type_name = {multirange}"));
@@ -102,10 +101,9 @@ impl Definer<'_> {
 
     fn base_type(&self, id: Id, name: &str, element: u32) -> Result<String> {
         let object = self.model.get(id);
-        let texts =
-            self.texts.base_types.get(&object.catalog.oid).ok_or_else(|| {
-                DumpError::catalog(format!("base type \"{}\" has no definition", object.name))
-            })?;
+        let texts = self.texts.base_types.get(&object.catalog.oid).ok_or_else(|| {
+            LogicalError::catalog(format!("base type \"{}\" has no definition", object.name))
+        })?;
         let length = if texts.length == "-1" { "variable" } else { &texts.length };
         let mut items = vec![
             format!("INTERNALLENGTH = {length}"),
@@ -168,11 +166,10 @@ impl Definer<'_> {
 
     fn domain(&self, id: Id, name: &str, facts: &Type) -> Result<String> {
         let object = self.model.get(id);
-        let texts = self
-            .texts
-            .domains
-            .get(&object.catalog.oid)
-            .ok_or_else(|| DumpError::catalog(format!("domain \"{}\" has no definition", object.name)))?;
+        let texts =
+            self.texts.domains.get(&object.catalog.oid).ok_or_else(|| {
+                LogicalError::catalog(format!("domain \"{}\" has no definition", object.name))
+            })?;
         let mut sql = format!("CREATE DOMAIN {name} AS {}{}", texts.base, self.collate(texts.collation));
         if texts.not_null {
             // From 17 on it is a constraint, whose name is said unless it is the usual one.

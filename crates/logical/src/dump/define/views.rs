@@ -3,19 +3,19 @@
 use pgkeep_format::archive::Section;
 
 use super::{Definer, Draft, has_options};
-use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{Id, Kind, Parts};
+use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     /// The query of a view, without the semicolon at its end.
     pub(super) fn view_query(&self, id: Id) -> Result<&str> {
         let object = self.model.get(id);
         match self.texts.view_queries.get(&object.catalog.oid).map(String::as_str) {
-            None => Err(DumpError::new(format!(
+            None => Err(LogicalError::new(format!(
                 "query to obtain definition of view \"{}\" returned no data",
                 object.name
             ))),
-            Some("") => Err(DumpError::new(format!(
+            Some("") => Err(LogicalError::new(format!(
                 "definition of view \"{}\" appears to be empty (length zero)",
                 object.name
             ))),
@@ -92,7 +92,7 @@ impl Definer<'_> {
             )
         } else {
             let text = self.texts.rules.get(&object.catalog.oid).ok_or_else(|| {
-                DumpError::new(format!(
+                LogicalError::new(format!(
                     "query to get rule \"{}\" for table \"{}\" failed: wrong number of rows returned",
                     object.name,
                     self.model.get(rule.table).name

@@ -2,8 +2,8 @@
 //! written as one, or by moving it behind the data.
 
 use super::Boundaries;
-use crate::dump::error::{DumpError, Result};
 use crate::dump::model::{Id, Kind, Model, Parts};
+use crate::error::{LogicalError, Result};
 
 /// Breaks some loops among objects that could not be sorted: all that have no member in common.
 pub(super) fn repair(
@@ -26,7 +26,7 @@ pub(super) fn repair(
             None => search.done[start.0 as usize] = true,
         }
     }
-    if repaired { Ok(()) } else { Err(DumpError::new("could not identify dependency loop")) }
+    if repaired { Ok(()) } else { Err(LogicalError::new("could not identify dependency loop")) }
 }
 
 struct Search {

@@ -7,10 +7,10 @@ use pgkeep_format::archive::{
     write_large_object,
 };
 
-use super::{ArchiveOptions, Chosen, OutputFile, output_error, table_of_contents, write_stream};
+use super::{ArchiveOptions, Chosen, OutputFile, table_of_contents, write_stream};
 use crate::compress::{Compressor, Framing};
 use crate::dump::Dump;
-use crate::dump::error::Result;
+use crate::error::{LogicalError, Result};
 
 /// Compressed bytes that make a chunk.
 const CHUNK: usize = 64 << 10;
@@ -45,9 +45,9 @@ pub(super) fn write(
     // Now that it is known where the data lies. What cannot be written again stays without: readers search then.
     if let Some(file) = out.inner.seekable() {
         let table = table_of_contents(header, &entries)?;
-        file.flush().map_err(|error| output_error(&error))?;
-        file.seek(SeekFrom::Start(0)).map_err(|error| output_error(&error))?;
-        file.write_all(&table).map_err(|error| output_error(&error))?;
+        file.flush().map_err(|error| LogicalError::output(&error))?;
+        file.seek(SeekFrom::Start(0)).map_err(|error| LogicalError::output(&error))?;
+        file.write_all(&table).map_err(|error| LogicalError::output(&error))?;
     }
     Ok(())
 }
@@ -58,8 +58,8 @@ fn rows(dump: &mut Dump, id: DumpId, options: &ArchiveOptions, out: &mut Counted
     out.put(&start)?;
     let chunks = Chunks { out, pending: Vec::with_capacity(CHUNK) };
     let compressor = Compressor::new(chunks, options.compression, options.level, Framing::Chunks)
-        .map_err(|error| output_error(&error))?;
-    write_stream(dump, id, compressor)?.finish().map_err(|error| output_error(&error))?.end()
+        .map_err(|error| LogicalError::output(&error))?;
+    write_stream(dump, id, compressor)?.finish().map_err(|error| LogicalError::output(&error))?.end()
 }
 
 fn large_objects(
@@ -78,9 +78,9 @@ fn large_objects(
         out.put(&start)?;
         let chunks = Chunks { out, pending: Vec::with_capacity(CHUNK) };
         let mut compressor = Compressor::new(chunks, options.compression, options.level, Framing::Chunks)
-            .map_err(|error| output_error(&error))?;
+            .map_err(|error| LogicalError::output(&error))?;
         dump.write_large_object(*oid, &mut compressor)?;
-        compressor.finish().map_err(|error| output_error(&error))?.end()?;
+        compressor.finish().map_err(|error| LogicalError::output(&error))?.end()?;
     }
     let mut end = Vec::new();
     write_large_object(&mut end, 0);
@@ -95,7 +95,7 @@ struct Counted<'a> {
 
 impl Counted<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.write_all(bytes).map_err(|error| output_error(&error))
+        self.write_all(bytes).map_err(|error| LogicalError::output(&error))
     }
 }
 
@@ -127,7 +127,7 @@ impl Chunks<'_, '_> {
 
     /// Writes what is left and the end of the chunks.
     fn end(mut self) -> Result<()> {
-        self.write_pending().map_err(|error| output_error(&error))?;
+        self.write_pending().map_err(|error| LogicalError::output(&error))?;
         let mut end = Vec::new();
         write_chunk_end(&mut end);
         self.out.put(&end)

@@ -12,10 +12,10 @@ use pgkeep_format::archive::directory::{
 use pgkeep_format::archive::{ArchiveHeader, DataLocation, DumpId};
 
 use super::output_file::sync_directory;
-use super::{ArchiveOptions, Chosen, output_error, table_of_contents};
+use super::{ArchiveOptions, Chosen, table_of_contents};
 use crate::compress::{Compressor, Framing};
-use crate::dump::error::{DumpError, Result};
 use crate::dump::{Dump, Fetcher};
+use crate::error::{LogicalError, Result};
 
 pub(super) fn write(
     dump: &mut Dump,
@@ -44,13 +44,13 @@ pub(super) fn write(
     let table = table_of_contents(header, &entries)?;
     let unfinished = path.join(format!("{TOC_FILE}.unfinished"));
     let mut file = directory.open(&unfinished)?;
-    file.write_all(&table).map_err(|error| output_error(&error))?;
+    file.write_all(&table).map_err(|error| LogicalError::output(&error))?;
     directory.close(file)?;
-    fs::rename(&unfinished, path.join(TOC_FILE)).map_err(|error| output_error(&error))?;
+    fs::rename(&unfinished, path.join(TOC_FILE)).map_err(|error| LogicalError::output(&error))?;
     if options.sync {
-        sync_directory(path).map_err(|error| output_error(&error))?;
+        sync_directory(path).map_err(|error| LogicalError::output(&error))?;
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_directory(parent).map_err(|error| output_error(&error))?;
+            sync_directory(parent).map_err(|error| LogicalError::output(&error))?;
         }
     }
     Ok(())
@@ -59,19 +59,19 @@ pub(super) fn write(
 /// Makes the directory, or takes an empty one.
 fn create(path: &Path) -> Result<()> {
     let shown = path.display();
-    let reason = |error: &io::Error| super::super::error::system_text(error);
+    let reason = |error: &io::Error| crate::error::system_text(error);
     match fs::read_dir(path) {
         Ok(mut files) => match files.next() {
             None => Ok(()),
-            Some(_) => Err(DumpError::new(format!("directory \"{shown}\" is not empty"))),
+            Some(_) => Err(LogicalError::new(format!("directory \"{shown}\" is not empty"))),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             fs::DirBuilder::new().mode(0o700).create(path).map_err(|error| {
-                DumpError::new(format!("could not create directory \"{shown}\": {}", reason(&error)))
+                LogicalError::new(format!("could not create directory \"{shown}\": {}", reason(&error)))
             })
         }
         Err(error) => {
-            Err(DumpError::new(format!("could not open directory \"{shown}\": {}", reason(&error))))
+            Err(LogicalError::new(format!("could not open directory \"{shown}\": {}", reason(&error))))
         }
     }
 }
@@ -110,7 +110,7 @@ impl Directory<'_> {
                 .map(|thread| {
                     thread
                         .join()
-                        .unwrap_or_else(|_| Err(DumpError::new("a session's thread ended by a defect")))
+                        .unwrap_or_else(|_| Err(LogicalError::new("a session's thread ended by a defect")))
                 })
                 .collect();
             results.into_iter().collect()
@@ -119,14 +119,14 @@ impl Directory<'_> {
 
     fn open(&self, path: &Path) -> Result<io::BufWriter<File>> {
         File::create_new(path).map(io::BufWriter::new).map_err(|error| {
-            DumpError::new(format!("could not open output file \"{}\": {error}", path.display()))
+            LogicalError::new(format!("could not open output file \"{}\": {error}", path.display()))
         })
     }
 
     fn close(&self, file: io::BufWriter<File>) -> Result<()> {
-        let file = file.into_inner().map_err(|error| output_error(error.error()))?;
+        let file = file.into_inner().map_err(|error| LogicalError::output(error.error()))?;
         if self.options.sync {
-            file.sync_all().map_err(|error| output_error(&error))?;
+            file.sync_all().map_err(|error| LogicalError::output(&error))?;
         }
         Ok(())
     }
@@ -135,13 +135,13 @@ impl Directory<'_> {
         let name = format!("{name}{}", self.options.compression.file_suffix());
         let file = self.open(&self.path.join(name))?;
         Compressor::new(file, self.options.compression, self.options.level, Framing::File)
-            .map_err(|error| output_error(&error))
+            .map_err(|error| LogicalError::output(&error))
     }
 
     fn rows(&self, fetcher: &mut Fetcher<'_>, id: DumpId, name: &str) -> Result<()> {
         let mut compressor = self.compressor(name)?;
         fetcher.write_rows(id, &mut compressor)?;
-        self.close(compressor.finish().map_err(|error| output_error(&error))?)
+        self.close(compressor.finish().map_err(|error| LogicalError::output(&error))?)
     }
 
     fn large_objects(&self, fetcher: &mut Fetcher<'_>, name: &str, oids: &[u32]) -> Result<()> {
@@ -150,8 +150,9 @@ impl Directory<'_> {
         for oid in oids {
             let mut compressor = self.compressor(&large_object_file(*oid))?;
             fetcher.write_large_object(*oid, &mut compressor)?;
-            self.close(compressor.finish().map_err(|error| output_error(&error))?)?;
-            list.write_all(large_object_line(*oid).as_bytes()).map_err(|error| output_error(&error))?;
+            self.close(compressor.finish().map_err(|error| LogicalError::output(&error))?)?;
+            list.write_all(large_object_line(*oid).as_bytes())
+                .map_err(|error| LogicalError::output(&error))?;
         }
         self.close(list)
     }

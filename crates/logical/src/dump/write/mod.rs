@@ -8,7 +8,7 @@ mod directory;
 mod output_file;
 mod tar;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 
 use jiff::Zoned;
@@ -17,8 +17,8 @@ use pgkeep_format::archive::{
     OFFSET_SIZE, TocEntry, write_entry, write_entry_count, write_header,
 };
 
-use super::error::{DumpError, Result};
 use super::{Dump, TOOL_VERSION};
+use crate::error::{LogicalError, Result};
 use crate::restore::{self, Archive, Contents, Reporter, RestoreOptions, select};
 
 pub use output_file::OutputFile;
@@ -54,7 +54,7 @@ pub fn write_archive(
     let entries = choose(dump, &header, selection)?;
     match (options.format, path) {
         (ArchiveFormat::Directory, Some(path)) => directory::write(dump, entries, options, &header, path),
-        (ArchiveFormat::Directory, None) => Err(DumpError::new("no output directory specified")),
+        (ArchiveFormat::Directory, None) => Err(LogicalError::new("no output directory specified")),
         (format, path) => {
             let mut file = OutputFile::create(path, options.sync)?;
             match format {
@@ -83,7 +83,7 @@ pub fn write_script(
     let header = header(&dump, &archive);
     let entries = dump.entries().to_vec();
     let mut archive = Archive::live(header, entries, Box::new(dump))?;
-    Ok(restore::write_script(&mut archive, options, out, reporter)?)
+    restore::write_script(&mut archive, options, out, reporter)
 }
 
 fn choose(dump: &Dump, header: &ArchiveHeader, selection: &mut RestoreOptions) -> Result<Vec<Chosen>> {
@@ -124,21 +124,16 @@ fn header(dump: &Dump, options: &ArchiveOptions) -> ArchiveHeader {
 /// Header and table of contents.
 fn table_of_contents(header: &ArchiveHeader, entries: &[Chosen]) -> Result<Vec<u8>> {
     let encode =
-        |error: EncodeError| DumpError::new(format!("could not write the table of contents: {error}"));
+        |error: EncodeError| LogicalError::new(format!("could not write the table of contents: {error}"));
     let mut out = Vec::new();
     write_header(&mut out, header).map_err(encode)?;
     let count =
-        u32::try_from(entries.len()).map_err(|_| DumpError::new("too many entries for an archive"))?;
+        u32::try_from(entries.len()).map_err(|_| LogicalError::new("too many entries for an archive"))?;
     write_entry_count(&mut out, count);
     for chosen in entries {
         write_entry(&mut out, header, &chosen.entry).map_err(encode)?;
     }
     Ok(out)
-}
-
-/// Where data is to go failed.
-fn output_error(error: &io::Error) -> DumpError {
-    DumpError::new(format!("could not write to output file: {error}"))
 }
 
 /// Writes what an entry holds in rows, as a stream that is complete.

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use super::super::error::{DumpError, Result};
+use crate::error::{LogicalError, Result};
 
 /// A file being written, or standard output.
 #[derive(Debug)]
@@ -29,10 +29,10 @@ impl OutputFile {
         };
         let open = |path: &Path| {
             File::create(path).map(io::BufWriter::new).map_err(|error| {
-                DumpError::new(format!(
+                LogicalError::new(format!(
                     "could not open output file \"{}\": {}",
                     path.display(),
-                    super::super::error::system_text(&error)
+                    crate::error::system_text(&error)
                 ))
             })
         };
@@ -55,10 +55,10 @@ impl OutputFile {
     /// Goes on behind what a file holds already.
     pub fn append(path: &Path, sync: bool) -> Result<OutputFile> {
         let file = File::options().append(true).create(true).open(path).map_err(|error| {
-            DumpError::new(format!(
+            LogicalError::new(format!(
                 "could not open output file \"{}\": {}",
                 path.display(),
-                super::super::error::system_text(&error)
+                crate::error::system_text(&error)
             ))
         })?;
         Ok(OutputFile { sink: Sink::File(io::BufWriter::new(file)), names: None, sync })
@@ -74,7 +74,7 @@ impl OutputFile {
 
     /// Everything is written: the file gets its name.
     pub fn finish(mut self) -> Result<()> {
-        let failure = |error: io::Error| DumpError::new(format!("could not write to output file: {error}"));
+        let failure = |error: io::Error| LogicalError::output(&error);
         self.flush().map_err(failure)?;
         if let Sink::File(file) = &mut self.sink
             && self.sync
@@ -83,7 +83,7 @@ impl OutputFile {
         }
         if let Some((name, temporary)) = self.names.take() {
             fs::rename(&temporary, &name).map_err(|error| {
-                DumpError::new(format!(
+                LogicalError::new(format!(
                     "could not rename \"{}\" to \"{}\": {error}",
                     temporary.display(),
                     name.display()

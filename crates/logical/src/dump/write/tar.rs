@@ -9,9 +9,9 @@ use pgkeep_format::archive::directory::{
 use pgkeep_format::archive::{ArchiveHeader, DataLocation};
 use pgkeep_format::tar::{BLOCK, END_OF_ARCHIVE};
 
-use super::{Chosen, OutputFile, output_error, table_of_contents};
+use super::{Chosen, OutputFile, table_of_contents};
 use crate::dump::Dump;
-use crate::dump::error::{DumpError, Result};
+use crate::error::{LogicalError, Result};
 
 pub(super) fn write(
     dump: &mut Dump,
@@ -49,14 +49,14 @@ pub(super) fn write(
             }
         }
     }
-    file.write_all(&END_OF_ARCHIVE).map_err(|error| output_error(&error))
+    file.write_all(&END_OF_ARCHIVE).map_err(|error| LogicalError::output(&error))
 }
 
 fn member(out: &mut OutputFile, name: &str, bytes: &[u8]) -> Result<()> {
     let header = tar_header(name, bytes.len() as u64);
     let padding = vec![0; padding(bytes.len() as u64)];
     for part in [&header[..], bytes, &padding] {
-        out.write_all(part).map_err(|error| output_error(&error))?;
+        out.write_all(part).map_err(|error| LogicalError::output(&error))?;
     }
     Ok(())
 }
@@ -67,18 +67,18 @@ fn spooled_member(
     name: &str,
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
-    let failure = |error: io::Error| DumpError::new(format!("could not use a temporary file: {error}"));
+    let failure = |error: io::Error| LogicalError::new(format!("could not use a temporary file: {error}"));
     let mut spool = io::BufWriter::new(tempfile::tempfile().map_err(failure)?);
     fill(&mut spool)?;
     let mut spool = spool.into_inner().map_err(|error| failure(error.into_error()))?;
     let size = spool.stream_position().map_err(failure)?;
     spool.seek(SeekFrom::Start(0)).map_err(failure)?;
-    out.write_all(&tar_header(name, size)).map_err(|error| output_error(&error))?;
-    let copied = io::copy(&mut spool.take(size), out).map_err(|error| output_error(&error))?;
+    out.write_all(&tar_header(name, size)).map_err(|error| LogicalError::output(&error))?;
+    let copied = io::copy(&mut spool.take(size), out).map_err(|error| LogicalError::output(&error))?;
     if copied != size {
-        return Err(DumpError::new("a temporary file became shorter"));
+        return Err(LogicalError::new("a temporary file became shorter"));
     }
-    out.write_all(&vec![0; padding(size)]).map_err(|error| output_error(&error))
+    out.write_all(&vec![0; padding(size)]).map_err(|error| LogicalError::output(&error))
 }
 
 fn padding(size: u64) -> usize {

@@ -5,7 +5,7 @@ use pgkeep_format::archive::TocEntry;
 use super::entry::Part;
 use super::split::CommandSplitter;
 use super::{Emitter, Target};
-use crate::restore::error::RestoreError;
+use crate::error::{LogicalError, Result};
 use crate::restore::select::Wanted;
 use crate::restore::source::{Piece, Source};
 
@@ -33,7 +33,7 @@ impl Emitter<'_> {
         entry: &TocEntry,
         wanted: Wanted,
         truncate: bool,
-    ) -> Result<TableOutcome, RestoreError> {
+    ) -> Result<TableOutcome> {
         let job = self.job;
         if entry.desc == "WARNING" {
             let text = [&entry.definition, &entry.copy_statement];
@@ -72,7 +72,7 @@ impl Emitter<'_> {
         Ok(outcome)
     }
 
-    fn restore_definition(&mut self, entry: &TocEntry) -> Result<TableOutcome, RestoreError> {
+    fn restore_definition(&mut self, entry: &TocEntry) -> Result<TableOutcome> {
         let job = self.job;
         let is_database = entry.desc == "DATABASE" || entry.desc == "DATABASE PROPERTIES";
         if is_database && self.transaction_size > 0 {
@@ -98,7 +98,7 @@ impl Emitter<'_> {
         })
     }
 
-    fn restore_statistics(&mut self, entry: &TocEntry) -> Result<(), RestoreError> {
+    fn restore_statistics(&mut self, entry: &TocEntry) -> Result<()> {
         let major = self.server().map(|server| server.major());
         if let Some(major) = major.filter(|major| *major < 18) {
             if !self.told_of_statistics {
@@ -112,12 +112,7 @@ impl Emitter<'_> {
         self.print_entry(entry, Part::Statistics)
     }
 
-    fn restore_rows(
-        &mut self,
-        source: &mut Source,
-        entry: &TocEntry,
-        truncate: bool,
-    ) -> Result<(), RestoreError> {
+    fn restore_rows(&mut self, source: &mut Source, entry: &TocEntry, truncate: bool) -> Result<()> {
         let job = self.job;
         let toggles_triggers = job.options.disable_triggers && !job.options.selection.schema;
         let mut table = Vec::new();
@@ -165,7 +160,7 @@ impl Emitter<'_> {
     }
 
     /// Rows as SQL commands, one after the other.
-    fn restore_inserts(&mut self, source: &mut Source, entry: &TocEntry) -> Result<(), RestoreError> {
+    fn restore_inserts(&mut self, source: &mut Source, entry: &TocEntry) -> Result<()> {
         let mut splitter = CommandSplitter::new(self.job.contents.standard_strings);
         source.rows(entry, &mut |piece| {
             let Piece::Bytes(mut bytes) = piece else { return Err(misplaced(entry)) };
@@ -173,7 +168,7 @@ impl Emitter<'_> {
                 self.command(command)?;
             }
             if splitter.is_too_long() {
-                return Err(RestoreError::new(format!(
+                return Err(LogicalError::new(format!(
                     "a command of entry {} is longer than a server takes",
                     entry.dump_id
                 ))
@@ -184,7 +179,7 @@ impl Emitter<'_> {
         splitter.rest().map_or(Ok(()), |rest| self.command(rest))
     }
 
-    fn restore_large_objects(&mut self, source: &mut Source, entry: &TocEntry) -> Result<(), RestoreError> {
+    fn restore_large_objects(&mut self, source: &mut Source, entry: &TocEntry) -> Result<()> {
         let own_transaction = !self.job.options.single_transaction && self.transaction_size == 0;
         if own_transaction {
             self.begin("BEGIN;\n\n")?;
@@ -229,7 +224,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn open_large_object(&mut self, oid: u32) -> Result<i32, RestoreError> {
+    fn open_large_object(&mut self, oid: u32) -> Result<i32> {
         let sql = format!("SELECT pg_catalog.lo_open('{oid}', {LARGE_OBJECT_WRITE});\n");
         match &mut self.target {
             // The script's descriptors always begin at 0, there is one at a time.
@@ -238,7 +233,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn write_large_object(&mut self, descriptor: i32, bytes: &[u8]) -> Result<(), RestoreError> {
+    fn write_large_object(&mut self, descriptor: i32, bytes: &[u8]) -> Result<()> {
         let escape = if self.job.contents.standard_strings { "" } else { "\\" };
         let mut sql = format!("SELECT pg_catalog.lowrite({descriptor}, '{escape}\\x");
         sql.reserve(2 * bytes.len() + 8);
@@ -254,7 +249,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn close_large_object(&mut self, descriptor: i32) -> Result<(), RestoreError> {
+    fn close_large_object(&mut self, descriptor: i32) -> Result<()> {
         match &mut self.target {
             Target::Script(_) => self.comment("SELECT pg_catalog.lo_close(0);\n\n"),
             Target::Server(server) => {
@@ -276,7 +271,7 @@ fn loads_through_root(entry: &TocEntry, table: &[u8]) -> bool {
     }
 }
 
-fn misplaced(entry: &TocEntry) -> RestoreError {
-    RestoreError::new(format!("unrecognized data block type while restoring entry {}", entry.dump_id))
+fn misplaced(entry: &TocEntry) -> LogicalError {
+    LogicalError::new(format!("unrecognized data block type while restoring entry {}", entry.dump_id))
         .hint("the archive is damaged: leave this entry out with -L")
 }

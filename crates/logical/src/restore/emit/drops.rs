@@ -3,12 +3,12 @@
 use pgkeep_format::archive::TocEntry;
 
 use super::Emitter;
-use crate::restore::error::RestoreError;
+use crate::error::Result;
 use crate::restore::select::Wanted;
 
 impl Emitter<'_> {
     /// Drops what is wanted, last things first.
-    pub(crate) fn drop_objects(&mut self, wanted: &[Wanted]) -> Result<(), RestoreError> {
+    pub(crate) fn drop_objects(&mut self, wanted: &[Wanted]) -> Result<()> {
         let job = self.job;
         for index in job.contents.order.iter().rev().copied() {
             let entry = &job.contents.entries[index];
@@ -41,7 +41,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn drop_object(&mut self, entry: &TocEntry, statement: &[u8]) -> Result<(), RestoreError> {
+    fn drop_object(&mut self, entry: &TocEntry, statement: &[u8]) -> Result<()> {
         let if_exists = self.job.options.if_exists;
         if entry.desc == "BLOB METADATA" {
             return if if_exists {

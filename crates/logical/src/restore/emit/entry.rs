@@ -3,7 +3,7 @@
 use pgkeep_format::archive::{ArchiveFormat, DataLocation, Text, TocEntry};
 
 use super::Emitter;
-use crate::restore::error::RestoreError;
+use crate::error::{LogicalError, Result};
 use crate::restore::list::push_line;
 use crate::restore::select::is_acl;
 
@@ -20,7 +20,7 @@ pub(super) enum Part {
 
 impl Emitter<'_> {
     /// Writes an entry without its rows.
-    pub(super) fn print_entry(&mut self, entry: &TocEntry, part: Part) -> Result<(), RestoreError> {
+    pub(super) fn print_entry(&mut self, entry: &TocEntry, part: Part) -> Result<()> {
         let options = self.job.options;
         self.become_owner(entry.owner.as_ref())?;
         self.select_schema(entry.namespace.as_ref())?;
@@ -128,7 +128,7 @@ impl Emitter<'_> {
         text
     }
 
-    fn alter_owner(&mut self, entry: &TocEntry, owner: &Text) -> Result<(), RestoreError> {
+    fn alter_owner(&mut self, entry: &TocEntry, owner: &Text) -> Result<()> {
         if entry.desc == "BLOB METADATA" {
             let mut end = b" OWNER TO ".to_vec();
             self.push_identifier(&mut end, owner);
@@ -143,7 +143,7 @@ impl Emitter<'_> {
         self.command(sql)
     }
 
-    fn alter_access_method(&mut self, entry: &TocEntry) -> Result<(), RestoreError> {
+    fn alter_access_method(&mut self, entry: &TocEntry) -> Result<()> {
         let Some(method) = &entry.table_access_method else { return Ok(()) };
         if self.job.options.no_table_access_method {
             return Ok(());
@@ -157,7 +157,7 @@ impl Emitter<'_> {
 }
 
 /// An entry's object as `ALTER … OWNER TO` names it; none where the object has no owner of its own.
-fn owned_object(emitter: &Emitter<'_>, entry: &TocEntry) -> Result<Option<Vec<u8>>, RestoreError> {
+fn owned_object(emitter: &Emitter<'_>, entry: &TocEntry) -> Result<Option<Vec<u8>>> {
     let desc = &entry.desc[..];
     match desc {
         b"COLLATION"
@@ -206,7 +206,7 @@ fn owned_object(emitter: &Emitter<'_>, entry: &TocEntry) -> Result<Option<Vec<u8
         | b"POLICY"
         | b"USER MAPPING" => Ok(None),
         _ => {
-            Err(RestoreError::new(format!("don't know how to set owner for object type \"{}\"", entry.desc))
+            Err(LogicalError::new(format!("don't know how to set owner for object type \"{}\"", entry.desc))
                 .hint("use -O to restore without owners"))
         }
     }

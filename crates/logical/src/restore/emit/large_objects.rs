@@ -3,7 +3,7 @@
 use pgkeep_format::archive::TocEntry;
 
 use super::Emitter;
-use crate::restore::error::RestoreError;
+use crate::error::{LogicalError, Result};
 
 impl Emitter<'_> {
     /// One command for each large object that a `BLOB METADATA` entry lists.
@@ -12,11 +12,11 @@ impl Emitter<'_> {
         metadata: &TocEntry,
         begin: &[u8],
         end: &[u8],
-    ) -> Result<(), RestoreError> {
+    ) -> Result<()> {
         let list = metadata.definition.as_deref().unwrap_or_default();
         for oid in list.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             if !oid.iter().all(u8::is_ascii_digit) {
-                return Err(RestoreError::new(format!(
+                return Err(LogicalError::new(format!(
                     "invalid large object OID \"{}\" in entry {}",
                     oid.escape_ascii(),
                     metadata.dump_id
@@ -30,7 +30,7 @@ impl Emitter<'_> {
     }
 
     /// Privileges of a group: the commands are written for its first large object only.
-    pub(super) fn large_object_privileges(&mut self, entry: &TocEntry) -> Result<(), RestoreError> {
+    pub(super) fn large_object_privileges(&mut self, entry: &TocEntry) -> Result<()> {
         let contents = self.job.contents;
         let metadata = entry
             .dependencies
@@ -39,7 +39,7 @@ impl Emitter<'_> {
             .map(|index| &contents.entries[index])
             .find(|parent| parent.desc == "BLOB METADATA")
             .ok_or_else(|| {
-                RestoreError::new(format!("could not find entry for ID {}", entry.dump_id))
+                LogicalError::new(format!("could not find entry for ID {}", entry.dump_id))
                     .hint("the archive is damaged: leave this entry out with -L")
             })?;
         const MARK: &[u8] = b" LARGE OBJECT ";

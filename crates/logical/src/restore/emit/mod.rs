@@ -17,9 +17,9 @@ use pgkeep_format::archive::Text;
 
 use super::Reporter;
 use super::contents::Contents;
-use super::error::{RestoreError, system_text};
 use super::options::RestoreOptions;
 use super::server::Server;
+use crate::error::{LogicalError, Result};
 use crate::quote;
 
 /// What all emitters of a restore share.
@@ -98,10 +98,10 @@ impl<'a> Emitter<'a> {
     }
 
     /// Text that is only for scripts.
-    pub(crate) fn comment(&mut self, text: impl AsRef<[u8]>) -> Result<(), RestoreError> {
+    pub(crate) fn comment(&mut self, text: impl AsRef<[u8]>) -> Result<()> {
         match &mut self.target {
             Target::Script(out) => out.write_all(text.as_ref()).map_err(|error| {
-                RestoreError::new(format!("could not write to output file: {}", system_text(&error)))
+                LogicalError::output(&error)
                     .hint("free space or choose another file; the script is incomplete")
             }),
             Target::Server(_) => Ok(()),
@@ -109,7 +109,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// SQL. A server's refusal is counted, and the restore goes on unless it is to end at the first error.
-    pub(crate) fn command(&mut self, sql: impl AsRef<[u8]>) -> Result<(), RestoreError> {
+    pub(crate) fn command(&mut self, sql: impl AsRef<[u8]>) -> Result<()> {
         match &mut self.target {
             Target::Script(_) => self.comment(sql),
             Target::Server(server) => server.execute(sql.as_ref(), "could not execute query"),
@@ -117,7 +117,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// SQL without the semicolon, with what to say when a server refuses it.
-    fn setting(&mut self, sql: &[u8], refused: &str) -> Result<(), RestoreError> {
+    fn setting(&mut self, sql: &[u8], refused: &str) -> Result<()> {
         match &mut self.target {
             Target::Script(_) => {
                 self.comment(sql)?;
@@ -128,7 +128,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Begins a transaction; `text` in scripts.
-    pub(crate) fn begin(&mut self, text: &str) -> Result<(), RestoreError> {
+    pub(crate) fn begin(&mut self, text: &str) -> Result<()> {
         match &mut self.target {
             Target::Script(_) => self.comment(text),
             Target::Server(server) => server.begin(),
@@ -136,7 +136,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Commits; `text` in scripts.
-    pub(crate) fn commit(&mut self, text: &str) -> Result<(), RestoreError> {
+    pub(crate) fn commit(&mut self, text: &str) -> Result<()> {
         match &mut self.target {
             Target::Script(_) => self.comment(text),
             Target::Server(server) => server.commit(),
@@ -144,7 +144,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Counts objects against `--transaction-size`, and commits when it is time.
-    fn count_objects(&mut self, count: u32, script: &str) -> Result<(), RestoreError> {
+    fn count_objects(&mut self, count: u32, script: &str) -> Result<()> {
         if self.transaction_size == 0 {
             return Ok(());
         }
@@ -163,7 +163,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// The settings that hold for the whole restore.
-    pub(crate) fn fixed_state(&mut self) -> Result<(), RestoreError> {
+    pub(crate) fn fixed_state(&mut self) -> Result<()> {
         let job = self.job;
         let major = self.server().map(|server| server.major());
         // A server of before 17 does not know the last one; a script cannot know its server.
@@ -216,7 +216,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// `SET SESSION AUTHORIZATION`; no user: the one who connected.
-    fn become_user(&mut self, user: Option<&Text>) -> Result<(), RestoreError> {
+    fn become_user(&mut self, user: Option<&Text>) -> Result<()> {
         let user = user.cloned().unwrap_or_default();
         if self.user.as_ref() == Some(&user) {
             return Ok(());
@@ -240,7 +240,7 @@ impl<'a> Emitter<'a> {
         Ok(())
     }
 
-    fn become_owner(&mut self, owner: Option<&Text>) -> Result<(), RestoreError> {
+    fn become_owner(&mut self, owner: Option<&Text>) -> Result<()> {
         let options = self.job.options;
         if options.no_owner || !options.use_session_authorization {
             return Ok(());
@@ -249,7 +249,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Sets the search path, for archives that do not do so once and for all.
-    fn select_schema(&mut self, schema: Option<&Text>) -> Result<(), RestoreError> {
+    fn select_schema(&mut self, schema: Option<&Text>) -> Result<()> {
         let Some(schema) = schema.filter(|schema| !schema.is_empty()) else { return Ok(()) };
         if self.job.contents.search_path.is_some() || self.schema.as_ref() == Some(schema) {
             return Ok(());
@@ -264,7 +264,7 @@ impl<'a> Emitter<'a> {
         Ok(())
     }
 
-    fn select_tablespace(&mut self, tablespace: Option<&Text>) -> Result<(), RestoreError> {
+    fn select_tablespace(&mut self, tablespace: Option<&Text>) -> Result<()> {
         let Some(tablespace) = tablespace else { return Ok(()) };
         if self.job.options.no_tablespaces || self.tablespace.as_ref() == Some(tablespace) {
             return Ok(());
@@ -283,7 +283,7 @@ impl<'a> Emitter<'a> {
         Ok(())
     }
 
-    fn select_table_access_method(&mut self, method: Option<&Text>) -> Result<(), RestoreError> {
+    fn select_table_access_method(&mut self, method: Option<&Text>) -> Result<()> {
         let Some(method) = method else { return Ok(()) };
         if self.job.options.no_table_access_method || self.table_access_method.as_ref() == Some(method) {
             return Ok(());
@@ -296,7 +296,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Goes on in another database, or in the same one with its new settings.
-    fn reconnect(&mut self, database: &Text) -> Result<(), RestoreError> {
+    fn reconnect(&mut self, database: &Text) -> Result<()> {
         match &mut self.target {
             Target::Server(server) => server.reconnect(database)?,
             Target::Script(_) => {
@@ -317,9 +317,9 @@ impl<'a> Emitter<'a> {
     }
 
     /// psql's `\connect`.
-    fn meta_connect(&self, database: &Text) -> Result<Vec<u8>, RestoreError> {
+    fn meta_connect(&self, database: &Text) -> Result<Vec<u8>> {
         if database.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-            return Err(RestoreError::new(format!(
+            return Err(LogicalError::new(format!(
                 "database name contains a newline or carriage return: \"{database}\""
             ))
             .hint("restore without -C into a database that was created by hand"));

@@ -11,8 +11,8 @@ use pgkeep_format::archive::{
 
 use super::{Piece, Sink, data_error, pass};
 use crate::compress::{Framing, buffered_reader};
+use crate::error::{LogicalError, Result};
 use crate::restore::contents::Contents;
-use crate::restore::error::RestoreError;
 
 /// A custom archive that is open behind its table.
 #[derive(Debug)]
@@ -49,16 +49,16 @@ impl Read for Bytes {
 const BUFFER: usize = 128 << 10;
 
 impl Custom {
-    pub(super) fn open_file(mut file: File) -> Result<(Contents, Custom), RestoreError> {
+    pub(super) fn open_file(mut file: File) -> Result<(Contents, Custom)> {
         let seekable = file.stream_position().and_then(|at| file.seek(SeekFrom::Start(at))).is_ok();
         Custom::open(Bytes::File(BufReader::with_capacity(BUFFER, file)), seekable)
     }
 
-    pub(super) fn open_stream(stream: Box<dyn Read + Send>) -> Result<(Contents, Custom), RestoreError> {
+    pub(super) fn open_stream(stream: Box<dyn Read + Send>) -> Result<(Contents, Custom)> {
         Custom::open(Bytes::Stream(Box::new(BufReader::with_capacity(BUFFER, stream))), false)
     }
 
-    fn open(bytes: Bytes, seekable: bool) -> Result<(Contents, Custom), RestoreError> {
+    fn open(bytes: Bytes, seekable: bool) -> Result<(Contents, Custom)> {
         let mut decoder = ArchiveDecoder::new(bytes);
         let header = decoder.header(ArchiveFormat::Custom)?;
         let entries = decoder.table(&header)?;
@@ -68,9 +68,9 @@ impl Custom {
     }
 
     /// The same archive for another thread. The table is read again, which also proves that it is the same.
-    pub(super) fn reopen(&self, file: File) -> Result<Custom, RestoreError> {
+    pub(super) fn reopen(&self, file: File) -> Result<Custom> {
         if !self.seekable {
-            return Err(RestoreError::new("parallel restore from non-seekable file is not supported"));
+            return Err(LogicalError::new("parallel restore from non-seekable file is not supported"));
         }
         let (_, mut custom) = Custom::open_file(file)?;
         custom.known.clone_from(&self.known);
@@ -79,7 +79,7 @@ impl Custom {
     }
 
     /// Hands out rows or large objects.
-    pub(super) fn data(&mut self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<(), RestoreError> {
+    pub(super) fn data(&mut self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<()> {
         let block = self.find(entry)?;
         let place = format!("entry {} in the block at byte {}", entry.dump_id, self.decoder.position());
         match block.kind {
@@ -96,7 +96,7 @@ impl Custom {
     }
 
     /// One compressed stream in chunks.
-    fn stream(&mut self, place: &str, sink: &mut Sink<'_>) -> Result<(), RestoreError> {
+    fn stream(&mut self, place: &str, sink: &mut Sink<'_>) -> Result<()> {
         let mut chunks = self.decoder.chunks();
         {
             let mut reader = buffered_reader(&mut chunks, self.compression, Framing::Chunks)
@@ -108,7 +108,7 @@ impl Custom {
     }
 
     /// Goes to the block of an entry, and reads its start.
-    fn find(&mut self, entry: &TocEntry) -> Result<BlockHeader, RestoreError> {
+    fn find(&mut self, entry: &TocEntry) -> Result<BlockHeader> {
         let id = entry.dump_id;
         let offset = match entry.data {
             DataLocation::Offset(offset) => Some(offset),
@@ -118,7 +118,7 @@ impl Custom {
             self.seek(offset)?;
             return match self.decoder.block()? {
                 Some(block) if block.dump_id == id => Ok(block),
-                Some(block) => Err(RestoreError::new(format!(
+                Some(block) => Err(LogicalError::new(format!(
                     "found unexpected block ID ({}) when reading data -- expected {id}",
                     block.dump_id
                 ))),
@@ -131,7 +131,7 @@ impl Custom {
         loop {
             let position = self.decoder.position();
             let Some(block) = self.decoder.block()? else {
-                return Err(RestoreError::new(if self.seekable {
+                return Err(LogicalError::new(if self.seekable {
                     format!("could not find block ID {id} in archive -- possibly corrupt archive")
                 } else {
                     format!(
@@ -149,7 +149,7 @@ impl Custom {
         }
     }
 
-    fn skip(&mut self, kind: BlockKind) -> Result<(), RestoreError> {
+    fn skip(&mut self, kind: BlockKind) -> Result<()> {
         match kind {
             BlockKind::Data => self.skip_chunks(),
             BlockKind::LargeObjects => {
@@ -161,7 +161,7 @@ impl Custom {
         }
     }
 
-    fn skip_chunks(&mut self) -> Result<(), RestoreError> {
+    fn skip_chunks(&mut self) -> Result<()> {
         while let Some(length) = self.decoder.chunk()? {
             let position = self.decoder.position();
             let wanted = length;
@@ -180,7 +180,7 @@ impl Custom {
         Ok(())
     }
 
-    fn seek(&mut self, offset: u64) -> Result<(), RestoreError> {
+    fn seek(&mut self, offset: u64) -> Result<()> {
         if let Bytes::File(file) = self.decoder.get_mut() {
             file.seek(SeekFrom::Start(offset))
                 .map_err(|source| ArchiveError::Read { position: offset, source })?;

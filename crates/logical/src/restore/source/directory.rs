@@ -10,8 +10,8 @@ use pgkeep_format::archive::{
 
 use super::{Piece, Sink, data_error, pass};
 use crate::compress::{Framing, buffered_reader};
+use crate::error::{LogicalError, Result, system_text};
 use crate::restore::contents::Contents;
-use crate::restore::error::{RestoreError, system_text};
 
 /// In the order in which stock looks for them.
 const COMPRESSIONS: [Compression; 4] =
@@ -33,10 +33,10 @@ impl Directory {
         })
     }
 
-    pub(super) fn open(path: &Path) -> Result<(Contents, Directory), RestoreError> {
+    pub(super) fn open(path: &Path) -> Result<(Contents, Directory)> {
         let directory = Directory { path: path.to_owned() };
         let (file, compression) = directory.find(names::TOC_FILE.as_bytes()).map_err(|error| {
-            RestoreError::new(format!(
+            LogicalError::new(format!(
                 "could not open input file \"{}\": {}",
                 path.join(names::TOC_FILE).display(),
                 system_text(&error)
@@ -66,24 +66,24 @@ impl Directory {
         Err(failure.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
     }
 
-    fn read(&self, name: &[u8]) -> Result<Box<dyn Read>, RestoreError> {
+    fn read(&self, name: &[u8]) -> Result<Box<dyn Read>> {
         let shown = self.path.join(String::from_utf8_lossy(name).as_ref());
         let shown = shown.display();
         if !names::is_plain_file_name(name) {
-            return Err(RestoreError::new(format!(
+            return Err(LogicalError::new(format!(
                 "invalid file name \"{}\" in the table of contents",
                 name.escape_ascii()
             ))
             .hint("the archive is damaged or was tampered with: use another copy of it"));
         }
         let (file, compression) = self.find(name).map_err(|error| {
-            RestoreError::new(format!("could not open input file \"{shown}\": {}", system_text(&error)))
+            LogicalError::new(format!("could not open input file \"{shown}\": {}", system_text(&error)))
         })?;
         buffered_reader(file, compression, Framing::File)
             .map_err(|error| data_error(&error, &format!("file \"{shown}\"")))
     }
 
-    pub(super) fn rows(&self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<(), RestoreError> {
+    pub(super) fn rows(&self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<()> {
         // An entry without a file has no rows.
         let DataLocation::File(name) = &entry.data else { return Ok(()) };
         let place = format!("entry {}, file \"{name}\"", entry.dump_id);
@@ -97,7 +97,7 @@ impl Directory {
         // A file that is not compressed could be cut short, and nothing but the rows themselves would tell.
         let copy = entry.copy_statement.as_deref().filter(|copy| !copy.is_empty());
         if copy.is_some_and(|copy| copy.ends_with(b" FROM stdin;\n")) && !end.is_marked() {
-            return Err(RestoreError::new(format!(
+            return Err(LogicalError::new(format!(
                 "could not read from input file: end of file at byte {}, before the end of the rows ({place})",
                 end.length
             ))
@@ -106,7 +106,7 @@ impl Directory {
         Ok(())
     }
 
-    pub(super) fn large_objects(&self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<(), RestoreError> {
+    pub(super) fn large_objects(&self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<()> {
         let DataLocation::File(name) = &entry.data else { return Ok(()) };
         let list = self.read(name)?;
         each_large_object(list, &name.to_lossy(), &mut |oid, file| {
@@ -150,14 +150,10 @@ impl RowsEnd {
 }
 
 /// Takes the OID and the file name of a large object.
-pub(super) type TakeLargeObject<'a> = dyn FnMut(u32, &[u8]) -> Result<(), RestoreError> + 'a;
+pub(super) type TakeLargeObject<'a> = dyn FnMut(u32, &[u8]) -> Result<()> + 'a;
 
 /// Reads a list of large objects line by line.
-pub(super) fn each_large_object(
-    list: impl Read,
-    name: &str,
-    take: &mut TakeLargeObject<'_>,
-) -> Result<(), RestoreError> {
+pub(super) fn each_large_object(list: impl Read, name: &str, take: &mut TakeLargeObject<'_>) -> Result<()> {
     let mut list = BufReader::new(list);
     let mut line = Vec::new();
     for number in 1.. {
@@ -171,7 +167,7 @@ pub(super) fn each_large_object(
         }
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         let (oid, file) = names::parse_large_object_line(text, number).map_err(|error| {
-            RestoreError::new(format!("{error} \"{name}\": \"{}\"", text.escape_ascii()))
+            LogicalError::new(format!("{error} \"{name}\": \"{}\"", text.escape_ascii()))
                 .hint("the archive is damaged or was tampered with: use another copy of it")
         })?;
         take(oid, file)?;

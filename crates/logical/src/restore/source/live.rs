@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use pgkeep_format::archive::{DumpId, TocEntry};
 
 use super::{Piece, Sink};
-use crate::restore::error::RestoreError;
+use crate::error::{LogicalError, Result};
 
 /// Gives the data of entries.
 pub trait LiveData: std::fmt::Debug {
@@ -13,7 +13,7 @@ pub trait LiveData: std::fmt::Debug {
     ///
     /// # Errors
     /// When they cannot be read or not be written.
-    fn rows(&mut self, entry: DumpId, out: &mut dyn Write) -> Result<(), RestoreError>;
+    fn rows(&mut self, entry: DumpId, out: &mut dyn Write) -> Result<()>;
 
     /// The large objects of an entry.
     fn large_objects(&self, entry: DumpId) -> Vec<u32>;
@@ -22,22 +22,14 @@ pub trait LiveData: std::fmt::Debug {
     ///
     /// # Errors
     /// When it cannot be read or not be written.
-    fn large_object(&mut self, oid: u32, out: &mut dyn Write) -> Result<(), RestoreError>;
+    fn large_object(&mut self, oid: u32, out: &mut dyn Write) -> Result<()>;
 }
 
-pub(super) fn rows(
-    data: &mut dyn LiveData,
-    entry: &TocEntry,
-    sink: &mut Sink<'_>,
-) -> Result<(), RestoreError> {
+pub(super) fn rows(data: &mut dyn LiveData, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<()> {
     through(sink, |out| data.rows(entry.dump_id, out))
 }
 
-pub(super) fn large_objects(
-    data: &mut dyn LiveData,
-    entry: &TocEntry,
-    sink: &mut Sink<'_>,
-) -> Result<(), RestoreError> {
+pub(super) fn large_objects(data: &mut dyn LiveData, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<()> {
     for oid in data.large_objects(entry.dump_id) {
         sink(Piece::LargeObject(oid))?;
         through(sink, |out| data.large_object(oid, out))?;
@@ -47,10 +39,7 @@ pub(super) fn large_objects(
 }
 
 /// Lets `write` write to the sink. What the sink refuses is the error, not that of the writer which follows from it.
-fn through(
-    sink: &mut Sink<'_>,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), RestoreError>,
-) -> Result<(), RestoreError> {
+fn through(sink: &mut Sink<'_>, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let mut out = SinkWriter { sink, failure: None };
     let result = write(&mut out);
     match out.failure {
@@ -61,7 +50,7 @@ fn through(
 
 struct SinkWriter<'a, 'b> {
     sink: &'a mut Sink<'b>,
-    failure: Option<RestoreError>,
+    failure: Option<LogicalError>,
 }
 
 impl Write for SinkWriter<'_, '_> {

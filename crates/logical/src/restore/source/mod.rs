@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use pgkeep_format::archive::{ArchiveError, ArchiveFormat, ArchiveHeader, MAGIC, TocEntry};
 
 use super::contents::Contents;
-use super::error::{RestoreError, system_text};
+use crate::error::{LogicalError, Result, system_text};
 use custom::Custom;
 use directory::Directory;
 pub use live::LiveData;
@@ -75,7 +75,7 @@ pub(crate) enum Piece<'a> {
 }
 
 /// Takes the pieces.
-pub(crate) type Sink<'a> = dyn FnMut(Piece<'_>) -> Result<(), RestoreError> + 'a;
+pub(crate) type Sink<'a> = dyn FnMut(Piece<'_>) -> Result<()> + 'a;
 
 const TEXT_BANNERS: [&[u8]; 2] =
     [b"--\n-- PostgreSQL database dump\n--\n\n", b"--\n-- PostgreSQL database cluster dump\n--\n\n"];
@@ -85,7 +85,7 @@ impl Archive {
     ///
     /// # Errors
     /// When it cannot be read or is no archive; `format` given: when it is none of that format.
-    pub fn open(input: Input, format: Option<ArchiveFormat>) -> Result<Archive, RestoreError> {
+    pub fn open(input: Input, format: Option<ArchiveFormat>) -> Result<Archive> {
         match input {
             Input::Path(path) => Archive::open_path(path, format),
             Input::Stream(stream) => Archive::open_stream(stream, format),
@@ -100,17 +100,17 @@ impl Archive {
         header: ArchiveHeader,
         entries: Vec<TocEntry>,
         data: Box<dyn LiveData + Send>,
-    ) -> Result<Archive, RestoreError> {
+    ) -> Result<Archive> {
         Ok(Archive { contents: Contents::new(header, entries)?, source: Source::Live(data), path: None })
     }
 
-    fn open_path(path: PathBuf, format: Option<ArchiveFormat>) -> Result<Archive, RestoreError> {
+    fn open_path(path: PathBuf, format: Option<ArchiveFormat>) -> Result<Archive> {
         let shown = path.display().to_string();
         let format = match format {
             Some(format) => format,
             None if path.is_dir() => {
                 if !Directory::has_table(&path) {
-                    return Err(RestoreError::new(format!(
+                    return Err(LogicalError::new(format!(
                         "directory \"{shown}\" does not appear to be a valid archive (\"toc.dat\" does not exist)"
                     )));
                 }
@@ -146,10 +146,7 @@ impl Archive {
         Ok(Archive { contents, source, path: Some(path) })
     }
 
-    fn open_stream(
-        mut stream: Box<dyn Read + Send>,
-        format: Option<ArchiveFormat>,
-    ) -> Result<Archive, RestoreError> {
+    fn open_stream(mut stream: Box<dyn Read + Send>, format: Option<ArchiveFormat>) -> Result<Archive> {
         let format = match format {
             Some(format) => format,
             None => {
@@ -162,7 +159,7 @@ impl Archive {
         };
         let (contents, source) = match format {
             ArchiveFormat::Directory => {
-                return Err(RestoreError::new("no input directory specified")
+                return Err(LogicalError::new("no input directory specified")
                     .hint("name the directory: an archive of this format cannot come from standard input"));
             }
             ArchiveFormat::Custom => {
@@ -180,15 +177,15 @@ impl Archive {
 
 impl Source {
     /// Opens the data once more, for another thread. `path` is what the archive was opened from.
-    pub(crate) fn reopen(&self, path: Option<&Path>) -> Result<Source, RestoreError> {
+    pub(crate) fn reopen(&self, path: Option<&Path>) -> Result<Source> {
         match (self, path) {
             (Source::Tar(_), _) => {
-                Err(RestoreError::new("parallel restore is not supported with this archive file format"))
+                Err(LogicalError::new("parallel restore is not supported with this archive file format"))
             }
-            (Source::Live(_), _) => Err(RestoreError::new("a dump cannot be restored while it is made")),
+            (Source::Live(_), _) => Err(LogicalError::new("a dump cannot be restored while it is made")),
             (Source::Directory(directory), _) => Ok(Source::Directory(directory.clone())),
             (Source::Custom(_), None) => {
-                Err(RestoreError::new("parallel restore from standard input is not supported"))
+                Err(LogicalError::new("parallel restore from standard input is not supported"))
             }
             (Source::Custom(custom), Some(path)) => {
                 Ok(Source::Custom(Box::new(custom.reopen(open_file(path)?)?)))
@@ -197,7 +194,7 @@ impl Source {
     }
 
     /// Hands the rows of an entry to the sink.
-    pub(crate) fn rows(&mut self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<(), RestoreError> {
+    pub(crate) fn rows(&mut self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<()> {
         match self {
             Source::Custom(custom) => custom.data(entry, sink),
             Source::Directory(directory) => directory.rows(entry, sink),
@@ -207,11 +204,7 @@ impl Source {
     }
 
     /// Hands the large objects of an entry to the sink.
-    pub(crate) fn large_objects(
-        &mut self,
-        entry: &TocEntry,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), RestoreError> {
+    pub(crate) fn large_objects(&mut self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<()> {
         match self {
             Source::Custom(custom) => custom.data(entry, sink),
             Source::Directory(directory) => directory.large_objects(entry, sink),
@@ -231,7 +224,7 @@ impl Source {
 }
 
 /// Passes on what a reader gives, in pieces.
-fn pass(reader: &mut dyn Read, place: &str, sink: &mut Sink<'_>) -> Result<(), RestoreError> {
+fn pass(reader: &mut dyn Read, place: &str, sink: &mut Sink<'_>) -> Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         match reader.read(&mut buffer) {
@@ -244,18 +237,18 @@ fn pass(reader: &mut dyn Read, place: &str, sink: &mut Sink<'_>) -> Result<(), R
 }
 
 /// An error while data was read: of the archive, or of the decompressor.
-fn data_error(error: &io::Error, place: &str) -> RestoreError {
+fn data_error(error: &io::Error, place: &str) -> LogicalError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<ArchiveError>()) {
-        Some(archive) => RestoreError::new(format!("{archive} ({place})")),
-        None => RestoreError::new(format!("could not uncompress data: {} ({place})", system_text(error))),
+        Some(archive) => LogicalError::new(format!("{archive} ({place})")),
+        None => LogicalError::new(format!("could not uncompress data: {} ({place})", system_text(error))),
     }
     .hint("the archive is damaged or incomplete: use another copy of it, or leave this entry out with -L")
 }
 
 /// Tells the format by the first bytes.
-fn detect(start: &[u8]) -> Result<ArchiveFormat, RestoreError> {
+fn detect(start: &[u8]) -> Result<ArchiveFormat> {
     if start.len() < MAGIC.len() {
-        return Err(RestoreError::new(format!(
+        return Err(LogicalError::new(format!(
             "input file is too short (read {}, expected {})",
             start.len(),
             MAGIC.len()
@@ -265,20 +258,20 @@ fn detect(start: &[u8]) -> Result<ArchiveFormat, RestoreError> {
         return Ok(ArchiveFormat::Custom);
     }
     if TEXT_BANNERS.iter().any(|banner| start.starts_with(banner)) {
-        return Err(RestoreError::new("input file appears to be a text format dump. Please use psql."));
+        return Err(LogicalError::new("input file appears to be a text format dump. Please use psql."));
     }
     if start.len() < 512 {
-        return Err(RestoreError::new("input file does not appear to be a valid archive (too short?)"));
+        return Err(LogicalError::new("input file does not appear to be a valid archive (too short?)"));
     }
     if tar::is_header(start) {
         return Ok(ArchiveFormat::Tar);
     }
-    Err(RestoreError::new("input file does not appear to be a valid tar archive"))
+    Err(LogicalError::new("input file does not appear to be a valid tar archive"))
 }
 
-fn open_file(path: &Path) -> Result<File, RestoreError> {
+fn open_file(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| {
-        RestoreError::new(format!(
+        LogicalError::new(format!(
             "could not open input file \"{}\": {}",
             path.display(),
             system_text(&error)
@@ -286,14 +279,14 @@ fn open_file(path: &Path) -> Result<File, RestoreError> {
     })
 }
 
-fn unreadable(error: &io::Error) -> RestoreError {
-    RestoreError::new(format!("could not read input file: {}", system_text(error)))
+fn unreadable(error: &io::Error) -> LogicalError {
+    LogicalError::new(format!("could not read input file: {}", system_text(error)))
 }
 
 /// Copies a stream to a file that nobody else sees.
-fn spool(mut stream: Box<dyn Read + Send>) -> Result<File, RestoreError> {
+fn spool(mut stream: Box<dyn Read + Send>) -> Result<File> {
     let failed = |error: io::Error| {
-        RestoreError::new(format!("could not copy the archive to a temporary file: {}", system_text(&error)))
+        LogicalError::new(format!("could not copy the archive to a temporary file: {}", system_text(&error)))
             .hint("free space in the temporary folder, or save the archive to a file and name it")
     };
     let mut file = tempfile::tempfile().map_err(failed)?;

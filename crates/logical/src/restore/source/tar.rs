@@ -12,8 +12,8 @@ use pgkeep_format::tar::{BLOCK, TarEntryKind, TarEvent, TarReader, padding_of};
 
 use super::directory::each_large_object;
 use super::{Piece, Sink, pass};
+use crate::error::{LogicalError, Result, system_text};
 use crate::restore::contents::Contents;
-use crate::restore::error::{RestoreError, system_text};
 
 /// More members than a dump can have entries and large objects in reason.
 const MAX_MEMBERS: usize = 1 << 26;
@@ -40,34 +40,30 @@ pub(super) fn is_header(start: &[u8]) -> bool {
 }
 
 impl Tar {
-    pub(super) fn open(file: File) -> Result<(Contents, Tar), RestoreError> {
+    pub(super) fn open(file: File) -> Result<(Contents, Tar)> {
         let mut tar = Tar { file, members: HashMap::new(), next_header: Some(0) };
         let toc = tar
             .member(names::TOC_FILE.as_bytes())?
-            .ok_or_else(|| RestoreError::new("could not find header for file \"toc.dat\" in tar archive"))?;
+            .ok_or_else(|| LogicalError::new("could not find header for file \"toc.dat\" in tar archive"))?;
         let reader = io::BufReader::with_capacity(128 << 10, Contained::new(&tar.file, toc));
         let mut decoder = ArchiveDecoder::new(reader);
         let header = decoder.header(ArchiveFormat::Tar)?;
         if header.compression != Compression::None {
-            return Err(RestoreError::new("compression is not supported by tar archive format"));
+            return Err(LogicalError::new("compression is not supported by tar archive format"));
         }
         let entries = decoder.table(&header)?;
         drop(decoder);
         Ok((Contents::new(header, entries)?, tar))
     }
 
-    pub(super) fn rows(&mut self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<(), RestoreError> {
+    pub(super) fn rows(&mut self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<()> {
         let DataLocation::File(name) = &entry.data else { return Ok(()) };
         let member = self.required(name)?;
         let place = format!("entry {}, member \"{name}\" at byte {}", entry.dump_id, member.offset);
         pass(&mut Contained::new(&self.file, member), &place, sink)
     }
 
-    pub(super) fn large_objects(
-        &mut self,
-        entry: &TocEntry,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), RestoreError> {
+    pub(super) fn large_objects(&mut self, entry: &TocEntry, sink: &mut Sink<'_>) -> Result<()> {
         // The table names a file that is not there; the list has a name of its own.
         let candidates =
             [names::large_object_list(entry.dump_id), names::LARGE_OBJECT_LIST_OF_OLD.to_owned()];
@@ -87,20 +83,20 @@ impl Tar {
             }
             return Ok(());
         }
-        Err(RestoreError::new(format!(
+        Err(LogicalError::new(format!(
             "could not find file \"{}\" in archive",
             names::large_object_list(entry.dump_id)
         )))
     }
 
-    fn required(&mut self, name: &[u8]) -> Result<Member, RestoreError> {
+    fn required(&mut self, name: &[u8]) -> Result<Member> {
         self.member(name)?.ok_or_else(|| {
-            RestoreError::new(format!("could not find file \"{}\" in archive", name.escape_ascii()))
+            LogicalError::new(format!("could not find file \"{}\" in archive", name.escape_ascii()))
         })
     }
 
     /// Finds a member, reading headers as far as needed.
-    fn member(&mut self, name: &[u8]) -> Result<Option<Member>, RestoreError> {
+    fn member(&mut self, name: &[u8]) -> Result<Option<Member>> {
         loop {
             if let Some(member) = self.members.get(name) {
                 return Ok(Some(*member));
@@ -109,7 +105,7 @@ impl Tar {
             match self.read_header(position)? {
                 Some((found, member)) => {
                     if self.members.len() >= MAX_MEMBERS {
-                        return Err(RestoreError::new("too many members in tar archive"));
+                        return Err(LogicalError::new("too many members in tar archive"));
                     }
                     self.next_header = member
                         .offset
@@ -123,10 +119,10 @@ impl Tar {
     }
 
     /// Reads the header at a position; none at the end of the archive.
-    fn read_header(&self, mut position: u64) -> Result<Option<(Vec<u8>, Member)>, RestoreError> {
+    fn read_header(&self, mut position: u64) -> Result<Option<(Vec<u8>, Member)>> {
         let begin = position;
         let corrupt = |what: String| {
-            RestoreError::new(format!("corrupt tar header found at byte {begin}: {what}"))
+            LogicalError::new(format!("corrupt tar header found at byte {begin}: {what}"))
                 .hint("the archive is damaged or incomplete: use another copy of it")
         };
         let mut reader = TarReader::new();

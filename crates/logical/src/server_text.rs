@@ -1,15 +1,42 @@
 //! A server's error as libpq's programs print it: severity, message, the line of the command that it is about with a
 //! caret below, detail, hint and context.
 
-use pgkeep_wire::{Notice, ServerError};
+use pgkeep_wire::{Notice, ServerError, WireError};
 
 /// Columns of a command's line that are shown.
 const WIDTH: usize = 60;
 /// Columns that stay to the right of the place.
 const RIGHT_MARGIN: usize = 10;
 
+/// Why the server, or the connection to it, failed, ending with a line end. `command` is what was sent, if the error can
+/// point into it.
+pub(crate) fn wire_text(error: &WireError, command: Option<&[u8]>) -> String {
+    match error.server_error() {
+        Some(server) => error_text(server, command),
+        None => format!("{}\n", causes(error)),
+    }
+}
+
+/// As [`wire_text`], without the line end, and without a place.
+pub(crate) fn server_words(error: &WireError) -> String {
+    let text = wire_text(error, None);
+    text.strip_suffix('\n').unwrap_or(&text).to_owned()
+}
+
+/// An error that is not the server's, with its causes.
+pub(crate) fn causes(error: &WireError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// The text, ending with a line end. `command` is what was sent, if the error can point into it.
-pub(super) fn error_text(error: &ServerError, command: Option<&[u8]>) -> String {
+fn error_text(error: &ServerError, command: Option<&[u8]>) -> String {
     let mut text = format!("{}:  {}\n", error.severity, error.message);
     if let (Some(position), Some(command)) = (error.position, command) {
         push_place(&mut text, &String::from_utf8_lossy(command), position);
@@ -23,7 +50,7 @@ pub(super) fn error_text(error: &ServerError, command: Option<&[u8]>) -> String 
 }
 
 /// A notice: the same without place and, as libpq has it, without context.
-pub(super) fn notice_text(notice: &Notice) -> String {
+pub(crate) fn notice_text(notice: &Notice) -> String {
     let mut text = format!("{}:  {}\n", notice.severity, notice.message);
     for (what, part) in [("DETAIL", &notice.detail), ("HINT", &notice.hint)] {
         if let Some(part) = part {

@@ -1,0 +1,157 @@
+//! Values of options that several fronts have, read and refused as stock does.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, stdin};
+use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use pgkeep_logical::filter::{self, FilterItem};
+use pgkeep_logical::restore::Selection;
+use pgkeep_logical::{LogicalError, restrict_key, system_text};
+use pgkeep_wire::Environment;
+
+use super::program::Mistake;
+use crate::caller::Caller;
+
+/// What to do where stock would ask for a password.
+pub(super) const PASSWORD_HINT: &str =
+    "put the password into a password file, or into the variable PGPASSWORD";
+
+/// The first word that is one too many.
+pub(super) fn too_many(word: &OsStr) -> Mistake {
+    Mistake::TryHelp(format!("too many command-line arguments (first is \"{}\")", word.to_string_lossy()))
+}
+
+/// Refuses two options that exclude each other.
+pub(super) fn together(
+    first: bool,
+    first_name: &str,
+    second: bool,
+    second_name: &str,
+) -> Result<(), Mistake> {
+    if first && second {
+        return Err(Mistake::Plain(format!(
+            "options {first_name} and {second_name} cannot be used together"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses `--if-exists` where nothing is dropped.
+pub(super) fn check_if_exists(if_exists: bool, clean: bool) -> Result<(), Mistake> {
+    if if_exists && !clean {
+        return Err(Mistake::Plain("option --if-exists requires option -c/--clean".to_owned()));
+    }
+    Ok(())
+}
+
+/// A whole number in a range.
+pub(super) fn number(value: &OsStr, option: &str, range: RangeInclusive<i32>) -> Result<i32, Mistake> {
+    let text = value.to_string_lossy();
+    let trimmed = text.trim_matches([' ', '\t', '\n', '\r', '\u{b}', '\u{c}']);
+    let digits = trimmed.strip_prefix(['+', '-']).unwrap_or(trimmed);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Mistake::Plain(format!("invalid value \"{text}\" for option {option}")));
+    }
+    match trimmed.parse::<i32>() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(Mistake::Plain(format!("{option} must be in range {}..{}", range.start(), range.end()))),
+    }
+}
+
+/// How many, at least one.
+pub(super) fn count(value: &OsStr, option: &str) -> Result<u32, Mistake> {
+    number(value, option, 1..=i32::MAX).map(i32::unsigned_abs)
+}
+
+/// A text that goes to the server, or names what it has.
+pub(super) fn utf8(value: &OsStr) -> Result<String, Mistake> {
+    value.to_str().map(str::to_owned).ok_or_else(|| {
+        let error = LogicalError::new(format!("\"{}\" is not UTF-8", value.to_string_lossy()));
+        Mistake::Failure(error.hint("set it in a service file, or use another name"))
+    })
+}
+
+/// The sections that `--section` names.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sections {
+    pre_data: bool,
+    data: bool,
+    post_data: bool,
+}
+
+impl Sections {
+    /// One more.
+    pub(super) fn add(&mut self, value: &OsStr) -> Result<(), Mistake> {
+        let section = match value.as_bytes() {
+            b"pre-data" => &mut self.pre_data,
+            b"data" => &mut self.data,
+            b"post-data" => &mut self.post_data,
+            _ => {
+                let text = format!("unrecognized section name: \"{}\"", value.to_string_lossy());
+                return Err(Mistake::TryHelp(text));
+            }
+        };
+        *section = true;
+        Ok(())
+    }
+
+    /// Selects these and no others.
+    pub(super) fn select(self, selection: &mut Selection) {
+        selection.pre_data = self.pre_data;
+        selection.data_section = self.data;
+        selection.post_data = self.post_data;
+    }
+}
+
+/// Refuses what cannot be a key of `\restrict`.
+pub(super) fn check_restrict_key(key: &str) -> Result<(), Mistake> {
+    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(Mistake::Plain("invalid restrict key".to_owned()));
+    }
+    Ok(())
+}
+
+/// The key of `\restrict`: as given, or random.
+pub(super) fn restrict_key(given: Option<String>) -> Result<String, Mistake> {
+    match given {
+        Some(key) => check_restrict_key(&key).map(|()| key),
+        None => restrict_key::generate()
+            .map_err(|error| Mistake::Plain(format!("could not generate restrict key: {error}"))),
+    }
+}
+
+/// The lines of a file of `--filter`, or of the standard input for `-`; one that is bad ends it.
+pub(super) fn filter_file(
+    path: &Path,
+) -> Result<impl Iterator<Item = Result<FilterItem, Mistake>> + use<>, Mistake> {
+    let name = path.to_string_lossy();
+    let (input, name): (Box<dyn BufRead>, Option<&str>) = if name == "-" {
+        (Box::new(stdin().lock()), None)
+    } else {
+        let file = std::fs::File::open(path).map_err(|error| {
+            Mistake::Plain(format!("could not open filter file \"{name}\": {}", system_text(&error)))
+        })?;
+        (Box::new(BufReader::new(file)), Some(&name))
+    };
+    Ok(filter::read(input, name).map(|item| item.map_err(Mistake::Plain)))
+}
+
+/// The refusal of a line that names a kind of object for which the program has no such option.
+pub(super) fn not_allowed(item: &FilterItem) -> Mistake {
+    let object = filter::object_name(item.object);
+    Mistake::Plain(item.refused(&format!("{} filter for \"{object}\" is not allowed", item.action.name())))
+}
+
+/// The pattern of a line, as text.
+pub(super) fn filter_pattern(item: &FilterItem) -> Result<String, Mistake> {
+    String::from_utf8(item.pattern.as_bytes().to_vec())
+        .map_err(|_| Mistake::Plain(item.refused("pattern is not UTF-8")))
+}
+
+/// What libpq reads of the environment.
+pub(super) fn environment() -> Environment {
+    let caller = Caller::read();
+    Environment::from_iter(caller.client_variables(), caller.home.clone())
+}
