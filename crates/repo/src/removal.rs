@@ -129,6 +129,14 @@ impl Inventory {
         unlisted.filter(|(_, why)| *why == UnlistedPack::Rubbish).map(|(pack, _)| pack).collect()
     }
 
+    /// Backups that were said to go and whose manifests are gone: who removed them may have been killed before that was
+    /// durable.
+    fn removed_before(&self) -> impl Iterator<Item = BackupId> {
+        let named = self.condemned.iter().filter_map(|found| found.condemned.as_ref());
+        let backups = named.flat_map(|condemned| condemned.backups.iter().copied());
+        backups.filter(|id| !self.backups.contains_key(id) && !self.unreadable.contains_key(id))
+    }
+
     /// Whether an earlier removal was not finished.
     #[must_use]
     pub fn has_leftovers(&self) -> bool {
@@ -404,8 +412,9 @@ impl Removal {
             .collect();
         let mut out = RemovalSteps::default();
         out.steps.extend(doomed.iter().copied().map(RemovalStep::Manifest));
-        if !doomed.is_empty() {
-            out.steps.push(RemovalStep::Flush(doomed.iter().copied().collect()));
+        let flushed: BTreeSet<BackupId> = doomed.iter().copied().chain(now.removed_before()).collect();
+        if !flushed.is_empty() {
+            out.steps.push(RemovalStep::Flush(flushed.into_iter().collect()));
         }
         let own_boundary = self.epochs[1];
         let waited_for: Vec<&Lease> =

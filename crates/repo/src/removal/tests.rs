@@ -197,6 +197,23 @@ fn manifests_stay_removed_before_any_pack_goes() {
     assert!(stored(&stanza).is_empty());
 }
 
+/// Killed between its last manifest and the flush, a removal leaves that to the next one.
+#[test]
+fn manifests_that_a_killed_removal_took_are_flushed_before_their_packs_go() {
+    let stanza = stanza();
+    let gone = backup(&stanza, 1, &[]);
+    backup(&stanza, 1, &[]);
+    let killed = condemn(&stanza, &[gone].into());
+    let manifests = steps(&stanza, &killed).steps.into_iter();
+    for step in manifests.take_while(|step| matches!(step, RemovalStep::Manifest(_))) {
+        stanza.remove(&step).unwrap();
+    }
+    let next = condemn(&stanza, &BTreeSet::new());
+    let steps = steps(&stanza, &next).steps;
+    assert_eq!(steps[0], RemovalStep::Flush(vec![gone]));
+    assert!(steps.iter().any(|step| matches!(step, RemovalStep::Pack(..))), "{steps:?}");
+}
+
 #[test]
 fn a_writer_that_may_refer_to_a_pack_is_waited_for() {
     let stanza = stanza();
