@@ -20,6 +20,8 @@ pub mod init;
 mod json;
 pub mod list;
 pub mod location;
+#[cfg(test)]
+mod made_up;
 pub mod recovery_window;
 pub mod restore;
 mod server_settings;

@@ -5,7 +5,8 @@ mod dump_support;
 use std::fs;
 
 use dump_support::{
-    DATABASE, assert_same_text, cluster_with_everything, conninfo, ours, output, quoted, said, stock, text,
+    DATABASE, assert_same_text, assert_scripts_are_stocks, cluster_with_everything, conninfo, ours, output,
+    quoted, said, stock, text,
 };
 use pgkeep_testkit::{Cluster, Scratch};
 
@@ -44,14 +45,7 @@ const OPTIONS: &[&[&str]] = &[
 fn scripts_are_stocks(major: u32) {
     let cluster = cluster_with_everything(major);
     let connection = conninfo(&cluster, DATABASE);
-    for options in OPTIONS {
-        let mut arguments = vec!["--restrict-key=key", "-d", &connection];
-        arguments.extend_from_slice(options);
-        let what = format!("{major} {options:?}");
-        let (theirs, mine) = (stock("pg_dump", &arguments), ours("pg_dump", &arguments));
-        assert_eq!((mine.status.code(), said(&mine)), (theirs.status.code(), said(&theirs)), "{what}");
-        assert_same_text(&what, &theirs.stdout, &mine.stdout);
-    }
+    assert_scripts_are_stocks("pg_dump", major, &connection, OPTIONS, |_, _| {});
 }
 
 #[test]

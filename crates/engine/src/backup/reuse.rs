@@ -190,30 +190,15 @@ mod tests {
 
     use jiff::Timestamp;
     use pgkeep_format::Lsn;
-    use pgkeep_repo::{BlockEncoder, Compression, LeaseInfo, ManifestHeader, Repository, Store};
+    use pgkeep_repo::{BlockEncoder, Compression, LeaseInfo, ManifestHeader};
 
     use super::super::collector::Collector;
     use super::super::work::{SourceFile, Stretch, Work};
     use super::super::worker::{PageRule, Processed, Worker};
     use super::*;
+    use crate::made_up;
 
     const BLOCK: usize = 8192;
-
-    fn stanza(directory: &tempfile::TempDir) -> Stanza {
-        let location = directory.path().join("repo").display().to_string();
-        let repository =
-            Repository::create(Store::open_or_create(&location).unwrap(), Timestamp::now()).unwrap();
-        let cluster = ClusterRecord {
-            sequence: 0,
-            system_identifier: 7,
-            major: 17,
-            catalog_version: 202_406_281,
-            wal_segment_size: 1 << 20,
-            block_size: BLOCK as u32,
-            created: Timestamp::now(),
-        };
-        repository.create_stanza("main", &cluster).unwrap()
-    }
 
     fn worker(stanza: &Stanza, left: Option<Arc<Leftovers>>) -> Worker {
         let key = stanza.repository().digest_key().clone();
@@ -330,7 +315,7 @@ mod tests {
     #[test]
     fn a_block_that_changed_is_not_taken_from_a_frame_that_is() {
         let directory = tempfile::tempdir().unwrap();
-        let stanza = stanza(&directory);
+        let stanza = made_up::stanza(directory.path());
         let mut files = vec![("base/5/1", blocks(1, 32))];
         let left = interrupted(&stanza, &files);
         files[0].1[3] = 99;
@@ -344,7 +329,7 @@ mod tests {
     #[test]
     fn a_frame_of_which_half_changed_is_not_copied() {
         let directory = tempfile::tempdir().unwrap();
-        let stanza = stanza(&directory);
+        let stanza = made_up::stanza(directory.path());
         let mut files = vec![("base/5/1", blocks(1, 32))];
         let left = interrupted(&stanza, &files);
         files[0].1[..8].fill(99);
@@ -357,7 +342,7 @@ mod tests {
     #[test]
     fn small_files_share_a_frame_that_is_taken_over_when_most_of_them_are_the_same() {
         let directory = tempfile::tempdir().unwrap();
-        let stanza = stanza(&directory);
+        let stanza = made_up::stanza(directory.path());
         let files = [("a", blocks(1, 6)), ("b", blocks(20, 6)), ("c", blocks(40, 4))];
         let left = interrupted(&stanza, &files);
         // One is gone, one is new, one has the bytes of another under its own name.
@@ -372,7 +357,7 @@ mod tests {
     #[test]
     fn what_was_copied_can_be_copied_again() {
         let directory = tempfile::tempdir().unwrap();
-        let stanza = stanza(&directory);
+        let stanza = made_up::stanza(directory.path());
         let mut files = vec![("base/5/1", blocks(1, 32)), ("base/5/2", blocks(50, 100))];
         let left = interrupted(&stanza, &files[..1]);
         files[0].1[3] = 99;

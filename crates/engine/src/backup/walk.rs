@@ -6,6 +6,7 @@
 //! The list is held while the backup runs, and a cluster may have a million files: it takes some 32 bytes for each and the
 //! bytes of its name, and while a directory is being read some 50 more for each file in it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -157,20 +158,16 @@ impl Walker<'_> {
     /// Adds what is in a directory, and below it.
     fn directory(&mut self, relative: &str) -> Result<()> {
         let directory = self.data_directory.join(relative);
-        let Some((open, names)) = read_names(&directory).or_else(|error| match error {
+        let (open, names) = match read_names(&directory) {
+            Ok(read) => read,
             // A database that was dropped just now.
-            NotRead::Io(error) if error.kind() == io::ErrorKind::NotFound && !relative.is_empty() => Ok(None),
-            NotRead::Io(error) => Err(cannot_walk(&directory, &error)),
-            NotRead::Name(name) => {
-                Err(Error::new(ErrorKind::Unsupported, "a file name in the data directory is not UTF-8")
-                    .cause(format!("{name} in `{}`", directory.display()))
-                    .hint("rename or remove the file: PostgreSQL makes no such names in its data directory"))
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !relative.is_empty() => {
+                self.walk.vanished += 1;
+                return Ok(());
             }
-        })?
-        else {
-            self.walk.vanished += 1;
-            return Ok(());
+            Err(error) => return Err(cannot_walk(&directory, &error)),
         };
+        let names = as_text(names, &directory)?;
         let folder = self.walk.add_folder(relative);
         for name in &names {
             let path = below(relative, name);
@@ -225,31 +222,28 @@ impl Walker<'_> {
             self.walk.special.push(path);
             return Ok(());
         };
-        if RelationFile::parse_path(&path, self.version_directory).is_some() || is_temporary_relation(name) {
-            let is_unlogged = init_fork_of(name).is_some_and(|init| names.binary_search(&init).is_ok());
-            if is_unlogged || is_temporary_relation(name) {
-                return Ok(());
-            }
+        let is_unlogged = RelationFile::parse_path(&path, self.version_directory).is_some()
+            && init_fork_of(name).is_some_and(|init| names.binary_search(&init).is_ok());
+        if !is_unlogged && !is_temporary_relation(name) {
+            self.walk.add_file(folder, name, target);
         }
-        self.walk.add_file(folder, name, target);
         Ok(())
     }
 }
 
-/// Why the names in a directory are not known.
-enum NotRead {
-    Io(io::Error),
-    /// A name that is not UTF-8, as far as it can be shown.
-    Name(String),
+/// The directory, and the names in it, sorted.
+fn read_names(directory: &Path) -> io::Result<(File, Vec<OsString>)> {
+    let mut names: Vec<OsString> =
+        fs::read_dir(directory)?.map(|child| Ok(child?.file_name())).collect::<io::Result<_>>()?;
+    names.sort_unstable();
+    Ok((File::open(directory)?, names))
 }
 
-/// The directory, and the names in it, sorted.
-fn read_names(directory: &Path) -> Result<Option<(File, Vec<String>)>, NotRead> {
-    let mut names = Vec::new();
-    for child in fs::read_dir(directory).map_err(NotRead::Io)? {
-        let name = child.map_err(NotRead::Io)?.file_name();
-        names.push(name.into_string().map_err(|name| NotRead::Name(name.to_string_lossy().into_owned()))?);
-    }
-    names.sort_unstable();
-    Ok(Some((File::open(directory).map_err(NotRead::Io)?, names)))
+fn as_text(names: Vec<OsString>, directory: &Path) -> Result<Vec<String>> {
+    let text = names.into_iter().map(OsString::into_string).collect::<Result<Vec<String>, OsString>>();
+    text.map_err(|name| {
+        Error::new(ErrorKind::Unsupported, "a file name in the data directory is not UTF-8")
+            .cause(format!("{} in `{}`", name.to_string_lossy(), directory.display()))
+            .hint("rename or remove the file: PostgreSQL makes no such names in its data directory")
+    })
 }

@@ -327,28 +327,13 @@ pub(super) fn stored_json<R: Serialize>(report: &R, memory: &StoredMemory) -> Re
 
 #[cfg(test)]
 mod tests {
-    use pgkeep_repo::{ClusterRecord, Repository, Store};
 
     use super::*;
+    use crate::made_up;
     use crate::verify::damage::DamageKind;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
-    }
-
-    fn stanza(directory: &std::path::Path) -> Stanza {
-        let location = directory.join("repo").to_str().unwrap().to_owned();
-        let repository = Repository::create(Store::open_or_create(&location).unwrap(), at(0)).unwrap();
-        let record = ClusterRecord {
-            sequence: 0,
-            system_identifier: 7,
-            major: 17,
-            catalog_version: 1,
-            wal_segment_size: 1 << 20,
-            block_size: 8192,
-            created: at(0),
-        };
-        repository.create_stanza("main", &record).unwrap()
     }
 
     fn put(stanza: &Stanza, started: i64, finished: i64, memory: StoredMemory) {
@@ -383,7 +368,7 @@ mod tests {
     #[test]
     fn two_runs_at_the_same_time_do_not_forget_each_other() {
         let directory = tempfile::tempdir().unwrap();
-        let stanza = stanza(directory.path());
+        let stanza = made_up::stanza(directory.path());
         put(&stanza, 0, 100, StoredMemory { damage: vec![damage("a")], ..part(1, 0, 9, 0) });
         put(&stanza, 50, 90, StoredMemory { damage: vec![damage("b")], ..part(2, 0, 9, 50) });
         let memory = Memory::load(&stanza).unwrap();
@@ -401,7 +386,7 @@ mod tests {
     #[test]
     fn a_report_that_cannot_be_read_is_named_and_the_one_before_counts() {
         let directory = tempfile::tempdir().unwrap();
-        let stanza = stanza(directory.path());
+        let stanza = made_up::stanza(directory.path());
         put(&stanza, 0, 100, StoredMemory { damage: vec![damage("a")], ..StoredMemory::default() });
         stanza.put_report(at(200), VERB, b"{".to_vec()).unwrap();
         // Reports of other verbs are none of ours.
@@ -413,7 +398,7 @@ mod tests {
     #[test]
     fn a_claim_about_every_pack_takes_no_room_for_each() {
         let directory = tempfile::tempdir().unwrap();
-        let stanza = stanza(directory.path());
+        let stanza = made_up::stanza(directory.path());
         let all = StoredPacks { epoch: 1, first: 0, last: u32::MAX, at: at(0) };
         put(&stanza, 0, 100, StoredMemory { packs: vec![all], ..StoredMemory::default() });
         let memory = Memory::load(&stanza).unwrap();

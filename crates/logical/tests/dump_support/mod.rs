@@ -42,6 +42,26 @@ pub fn conninfo(cluster: &Cluster, database: &str) -> String {
     format!("{} dbname='{}'", cluster.conninfo(), database.replace('\\', r"\\").replace('\'', r"\'"))
 }
 
+/// Runs both programs of that name with each set of options: they must write the same, say the same and end alike. What
+/// stock did is handed to `check`.
+pub fn assert_scripts_are_stocks(
+    program: &str,
+    major: u32,
+    connection: &str,
+    options: &[&[&str]],
+    check: impl Fn(&str, &Output),
+) {
+    for options in options {
+        let mut arguments = vec!["--restrict-key=key", "-d", connection];
+        arguments.extend_from_slice(options);
+        let what = format!("{major} {options:?}");
+        let (theirs, mine) = (stock(program, &arguments), ours(program, &arguments));
+        assert_eq!((mine.status.code(), said(&mine)), (theirs.status.code(), said(&theirs)), "{what}");
+        check(&what, &theirs);
+        assert_same_text(&what, &theirs.stdout, &mine.stdout);
+    }
+}
+
 /// Runs a program of stock PostgreSQL 18.
 pub fn stock(program: &str, arguments: &[&str]) -> Output {
     run(Command::new(client(program)), arguments)

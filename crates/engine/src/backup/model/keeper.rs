@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use pgkeep_format::control_file::CONTROL_FILE_PATH;
-use pgkeep_format::wal::{SegmentSummary, SummaryFlags, WalVersion};
 use pgkeep_format::{
-    Fork, Lsn, RelationFile, TimelineId, WalFileName, WalSegmentName, WalSegmentSize, differs_only_in_hints,
+    Fork, Lsn, RelationFile, TimelineId, WalFileName, WalSegmentName, differs_only_in_hints,
 };
 use pgkeep_repo::{
     BackupId, BackupReader, BackupWriter, ClusterRecord, Compression, FileKind, LeaseInfo, ManifestHeader,
-    Repository, RunTarget, Stanza, Store, WalFacts, WalMode, WalNeeded, WalObject,
+    RunTarget, Stanza, WalMode, WalNeeded,
 };
 use pgkeep_testkit::Scratch;
 
@@ -35,10 +34,9 @@ use super::world::{BLOCK, Log, SEGMENT_BLOCKS, Step, World};
 use crate::changed_blocks::{ChangedBlocks, ParentFile, WalRequest, from_wal};
 use crate::event::Silent;
 use crate::expire::{ExpireChoice, ExpireRequest, expire};
+use crate::made_up::{self, SEGMENT_BYTES, SYSTEM, segment_size};
 use crate::{Cancel, ConnectionRequest, Location};
 
-const SYSTEM: u64 = 77;
-const MIB: u64 = 1 << 20;
 /// With the visibility map mended, so that the server sends it in part.
 const VERSION: u32 = 180_006;
 
@@ -78,33 +76,22 @@ pub struct Keeper {
     kept: Vec<Kept>,
 }
 
-fn size() -> WalSegmentSize {
-    WalSegmentSize::try_from(1 << 20).unwrap()
-}
-
 impl Keeper {
     pub fn new() -> Keeper {
         let scratch = Scratch::new();
-        let store = Store::open_or_create(&scratch.path().join("repo").display().to_string()).unwrap();
-        let repository = Repository::create(store, Timestamp::UNIX_EPOCH).unwrap();
-        let record = ClusterRecord {
-            sequence: 1,
-            system_identifier: SYSTEM,
-            major: 18,
-            catalog_version: 1,
-            wal_segment_size: 1 << 20,
-            block_size: BLOCK as u32,
-            created: Timestamp::UNIX_EPOCH,
-        };
-        let stanza = repository.create_stanza("main", &record).unwrap();
-        let segment = Lsn(3 * MIB);
+        let stanza = made_up::stanza(scratch.path());
+        let record = stanza.records()[0];
+        let segment = Lsn(3 * SEGMENT_BYTES);
         let log = Log::from(Lsn(segment.0 + 40));
         Keeper { scratch, stanza, record, world: World::default(), log, segment, kept: Vec::new() }
     }
 
     pub fn apply(&mut self, step: &Step) {
         self.world.apply(step, &mut self.log);
-        assert!(self.log.at.0 < self.segment.0 + MIB, "the model puts no more into one segment than fits");
+        assert!(
+            self.log.at.0 < self.segment.0 + SEGMENT_BYTES,
+            "the model puts no more into one segment than fits"
+        );
     }
 
     /// Takes a backup, upon one of those that are kept. An interrupted one is left before its manifest.
@@ -222,7 +209,7 @@ impl Keeper {
         facts.system_identifier = SYSTEM;
         facts.version = VERSION;
         facts.relation_segment_blocks = SEGMENT_BLOCKS;
-        facts.wal_segment_size = size();
+        facts.wal_segment_size = segment_size();
         facts.checksums = false;
         let packs = parent.map(|id| self.stanza.backup(id).unwrap().header().packs.clone());
         let rewrite = Arc::new(rewrite::choose(&packs.unwrap_or_default()).packs);
@@ -254,46 +241,11 @@ impl Keeper {
 
     /// Ends the segment and archives it, as the start and the end of a backup do.
     fn archive_segment(&mut self) {
-        let end = Lsn(self.segment.0 + MIB);
-        let summary = SegmentSummary {
-            system_identifier: SYSTEM,
-            timeline: TimelineId::FIRST,
-            segment_size: size(),
-            start: self.segment,
-            end,
-            version: WalVersion::V18,
-            first_previous: Some(Lsn(self.segment.0 - 64)),
-            last_record: Some(Lsn(end.0 - 64)),
-            records: 9,
-            commits: 0,
-            aborts: 0,
-            first_commit_time: None,
-            last_commit_time: None,
-            head: None,
-            tail: None,
-            blocks: self.log.between(self.segment, end),
-            restore_points: Vec::new(),
-            flags: SummaryFlags::default(),
-            end_of_wal: None,
-        };
-        let facts = WalFacts {
-            system_identifier: SYSTEM,
-            timeline: TimelineId::FIRST,
-            segment_size: size(),
-            page_magic: 0xD118,
-            start: summary.start,
-            end,
-            first_commit_time: None,
-            last_commit_time: None,
-            commits: 0,
-            records: 0,
-            flags: 0,
-        };
-        let name = WalFileName::Segment(WalSegmentName::at(TimelineId::FIRST, self.segment, size()));
-        let encoded = summary.encode();
-        let compression = Compression::None;
-        let object = WalObject { name, facts, bytes: b"not read", summary: &encoded, compression };
-        self.stanza.wal(&self.record).put(&object).unwrap();
+        let end = Lsn(self.segment.0 + SEGMENT_BYTES);
+        let summary = made_up::summary(TimelineId::FIRST, self.segment, self.log.between(self.segment, end));
+        let name = WalFileName::Segment(WalSegmentName::at(TimelineId::FIRST, self.segment, segment_size()));
+        let archive = self.stanza.wal(&self.record);
+        made_up::put_wal(&archive, name, &summary, b"not read", &summary.encode());
         self.segment = end;
         self.log.at = Lsn(end.0 + 40);
     }
@@ -386,7 +338,7 @@ impl Keeper {
     }
 
     fn header(&self, parent: Option<BackupId>, start: Lsn) -> ManifestHeader {
-        let name = WalSegmentName::at(TimelineId::FIRST, start, size()).file_name(size());
+        let name = WalSegmentName::at(TimelineId::FIRST, start, segment_size()).file_name(segment_size());
         ManifestHeader {
             kind: if parent.is_some() { BackupType::Incremental } else { BackupType::Full }.into(),
             parent,
@@ -397,7 +349,7 @@ impl Keeper {
             control_version: 1800,
             block_size: BLOCK as u32,
             relation_segment_blocks: SEGMENT_BLOCKS,
-            wal_segment_size: 1 << 20,
+            wal_segment_size: SEGMENT_BYTES as u32,
             start_lsn: start,
             stop_lsn: Lsn(start.0 + 300),
             start_time: Timestamp::now(),

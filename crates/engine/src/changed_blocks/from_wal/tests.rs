@@ -3,18 +3,15 @@
 
 use std::fs;
 
-use jiff::Timestamp;
 use pgkeep_format::timeline_history::Ancestor;
-use pgkeep_format::wal::{EndOfWal, Fragment, RangeError, StopReason, WalVersion};
+use pgkeep_format::wal::{EndOfWal, Fragment, RangeError, StopReason};
 use pgkeep_format::{Fork, RelFileLocator, RelationFile};
-use pgkeep_repo::{ClusterRecord, Compression, Repository, Stanza, Store, WalFacts, WalObject};
 use pgkeep_testkit::Scratch;
 
 use super::*;
 use crate::changed_blocks::FileChange;
+use crate::made_up::{self, SEGMENT_BYTES, SYSTEM, segment_size};
 
-const MIB: u64 = 1 << 20;
-const SYSTEM: u64 = 77;
 const TABLE: RelFileLocator = RelFileLocator { tablespace: 1663, database: 5, number: 16384 };
 
 struct Place {
@@ -27,26 +24,11 @@ fn tli(number: u32) -> TimelineId {
     TimelineId::new(number).unwrap()
 }
 
-fn size() -> WalSegmentSize {
-    WalSegmentSize::try_from(1 << 20).unwrap()
-}
-
 impl Place {
     fn new() -> Place {
         let scratch = Scratch::new();
-        let store = Store::open_or_create(&scratch.path().join("repo").display().to_string()).unwrap();
-        let repository = Repository::create(store, Timestamp::UNIX_EPOCH).unwrap();
-        let record = ClusterRecord {
-            sequence: 1,
-            system_identifier: SYSTEM,
-            major: 18,
-            catalog_version: 1,
-            wal_segment_size: 1 << 20,
-            block_size: 8192,
-            created: Timestamp::UNIX_EPOCH,
-        };
-        let stanza: Stanza = repository.create_stanza("main", &record).unwrap();
-        let archive = stanza.wal(&record);
+        let stanza = made_up::stanza(scratch.path());
+        let archive = stanza.wal(&stanza.records()[0]);
         Place { scratch, archive }
     }
 
@@ -55,7 +37,7 @@ impl Place {
     }
 
     fn put_raw(&self, summary: &SegmentSummary, encoded: &[u8]) {
-        let name = WalSegmentName::at(summary.timeline, summary.start, size());
+        let name = WalSegmentName::at(summary.timeline, summary.start, segment_size());
         self.put_object(WalFileName::Segment(name), summary, b"not read", encoded);
     }
 
@@ -65,21 +47,7 @@ impl Place {
     }
 
     fn put_object(&self, name: WalFileName, summary: &SegmentSummary, bytes: &[u8], encoded: &[u8]) {
-        let facts = WalFacts {
-            system_identifier: SYSTEM,
-            timeline: summary.timeline,
-            segment_size: size(),
-            page_magic: 0xD118,
-            start: summary.start,
-            end: summary.end,
-            first_commit_time: None,
-            last_commit_time: None,
-            commits: 0,
-            records: 0,
-            flags: 0,
-        };
-        let object = WalObject { name, facts, bytes, summary: encoded, compression: Compression::None };
-        self.archive.put(&object).unwrap();
+        made_up::put_wal(&self.archive, name, summary, bytes, encoded);
     }
 
     /// Segments 3 to 9 of timeline 1; segment `n` marks block `n`.
@@ -115,34 +83,14 @@ impl Place {
 }
 
 fn at(segment: u64, offset: u64) -> Lsn {
-    Lsn(segment * MIB + offset)
+    Lsn(segment * SEGMENT_BYTES + offset)
 }
 
 /// A summary that follows the one with the number before.
 fn segment(timeline: u32, number: u64) -> SegmentSummary {
     let mut blocks = pgkeep_format::wal::BlockSummary::new();
     blocks.mark(TABLE, Fork::Main, u32::try_from(number).unwrap());
-    SegmentSummary {
-        system_identifier: SYSTEM,
-        timeline: tli(timeline),
-        segment_size: size(),
-        start: at(number, 0),
-        end: at(number + 1, 0),
-        version: WalVersion::V18,
-        first_previous: Some(Lsn(at(number, 0).0.saturating_sub(64))),
-        last_record: Some(Lsn(at(number + 1, 0).0 - 64)),
-        records: 9,
-        commits: 0,
-        aborts: 0,
-        first_commit_time: None,
-        last_commit_time: None,
-        head: None,
-        tail: None,
-        blocks,
-        restore_points: Vec::new(),
-        flags: SummaryFlags::default(),
-        end_of_wal: None,
-    }
+    made_up::summary(tli(timeline), at(number, 0), blocks)
 }
 
 /// A backup from 3/.. to 4/.. on timeline 1.
@@ -166,7 +114,7 @@ fn marked(changed: &ChangedBlocks) -> Vec<u32> {
 }
 
 fn name(timeline: u32, number: u64) -> String {
-    WalSegmentName { timeline: tli(timeline), number: SegmentNumber(number) }.file_name(size())
+    WalSegmentName { timeline: tli(timeline), number: SegmentNumber(number) }.file_name(segment_size())
 }
 
 #[test]
@@ -432,7 +380,7 @@ fn names_follow_the_history() {
     };
     let path = TimelinePath::of_history(&history);
     let names = |from, end| -> Vec<Vec<u32>> {
-        needed_segments(&path, size(), from, end)
+        needed_segments(&path, segment_size(), from, end)
             .into_iter()
             .map(|needed| needed.names.iter().map(|name| name.timeline.get()).collect())
             .collect()
