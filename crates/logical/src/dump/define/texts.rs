@@ -7,7 +7,7 @@ use pgkeep_format::archive::CatalogId;
 use pgkeep_wire::Row;
 
 use super::records::Records;
-use crate::dump::model::{Id, Kind, Model, Parts};
+use crate::dump::model::{Id, Kind, Model, Object, Parts};
 use crate::dump::options::DumpOptions;
 use crate::dump::session::{Session, flag, letter, number, oid_array, oids, optional, text};
 use crate::error::Result;
@@ -151,18 +151,19 @@ impl Texts {
     }
 }
 
+/// OIDs of objects that are dumped and of which `which` holds, as an SQL array; `None` when there are none.
+pub(super) fn wanted_oids(model: &Model, order: &[Id], which: impl Fn(&Object) -> bool) -> Option<String> {
+    let objects = order.iter().map(|id| model.get(*id));
+    let wanted = objects.filter(|object| !object.wanted.is_empty() && which(object));
+    let mut oids = wanted.map(|object| object.catalog.oid).peekable();
+    oids.peek()?;
+    Some(oid_array(oids))
+}
+
 impl Fetcher<'_> {
-    /// OIDs of objects that are dumped and of which `which` holds; `None` when there are none.
+    /// OIDs of objects that are dumped and of such a kind; `None` when there are none.
     fn wanted(&self, which: impl Fn(&Kind) -> bool) -> Option<String> {
-        let mut oids = self
-            .order
-            .iter()
-            .map(|id| self.model.get(*id))
-            .filter(|object| !object.wanted.is_empty() && which(&object.kind))
-            .map(|object| object.catalog.oid)
-            .peekable();
-        oids.peek()?;
-        Some(oid_array(oids))
+        wanted_oids(self.model, self.order, |object| which(&object.kind))
     }
 
     fn tables(&self, kinds: &'static [u8]) -> Option<String> {

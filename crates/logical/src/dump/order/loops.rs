@@ -84,19 +84,19 @@ impl Loop<'_> {
             1 => self.table_of_itself(),
             2 => {
                 self.type_and_function()
-                    || self.view_and_rule()
-                    || self.table_and_check()
-                    || self.table_and_default()
-                    || self.index_and_parent()
-                    || self.domain_and_constraint()
+                    || self.cut_off(|this, view, rule| this.is_view_rule_of(view, rule, b"vm"))
+                    || self.cut_off(Self::is_check_of)
+                    || self.cut_off(Self::is_default_of)
+                    || self.cut_off(Self::is_index_of_parent)
+                    || self.cut_off(Self::is_constraint_of_domain)
             }
             _ => {
                 self.view_through_others()
                     || self.matview_through_boundary()
                     || self.function_through_boundary()
-                    || self.check_through_others()
+                    || self.separate_constraint(Self::is_check_of)
                     || self.default_through_others()
-                    || self.domain_through_others()
+                    || self.separate_constraint(Self::is_constraint_of_domain)
             }
         };
         if !fixed && !self.table_data(warnings) {
@@ -114,10 +114,9 @@ impl Loop<'_> {
         [(a, b), (b, a)]
     }
 
-    /// The members `(a, b)` of a longer loop for which `fits` holds, in their order.
+    /// The members `(a, b)` for which `fits` holds, in their order.
     fn pair_where(&self, fits: impl Fn(&Self, Id, Id) -> bool) -> Option<(Id, Id)> {
-        let all = self.members.iter().flat_map(|a| self.members.iter().map(|b| (*a, *b)));
-        let mut all = all;
+        let mut all = self.members.iter().flat_map(|a| self.members.iter().map(|b| (*a, *b)));
         all.find(|(a, b)| fits(self, *a, *b))
     }
 
@@ -151,16 +150,6 @@ impl Loop<'_> {
     fn is_view_rule_of(&self, view: Id, rule: Id, kinds: &[u8]) -> bool {
         matches!(self.kind(view), Kind::Table(table) if kinds.contains(&table.kind))
             && matches!(self.kind(rule), Kind::Rule(rule) if rule.is_view() && rule.table == view)
-    }
-
-    fn view_and_rule(&mut self) -> bool {
-        for (view, rule) in self.pairs() {
-            if self.is_view_rule_of(view, rule, b"vm") {
-                self.model.undepend(rule, view);
-                return true;
-            }
-        }
-        false
     }
 
     /// The view gets its columns first and its definition later.
@@ -208,67 +197,40 @@ impl Loop<'_> {
                 if facts.kind == b'c' && facts.table == Some(table))
     }
 
-    fn table_and_check(&mut self) -> bool {
-        for (table, check) in self.pairs() {
-            if self.is_check_of(table, check) {
-                self.model.undepend(check, table);
-                return true;
-            }
-        }
-        false
-    }
-
-    fn check_through_others(&mut self) -> bool {
-        let Some((table, check)) = self.pair_where(Self::is_check_of) else { return false };
-        self.separate_constraint(table, check);
-        true
-    }
-
     fn is_constraint_of_domain(&self, domain: Id, constraint: Id) -> bool {
         matches!(self.kind(domain), Kind::Type(_))
             && matches!(self.kind(constraint), Kind::Constraint(facts)
                 if matches!(facts.kind, b'c' | b'n') && facts.domain == Some(domain))
     }
 
-    fn domain_and_constraint(&mut self) -> bool {
-        for (domain, constraint) in self.pairs() {
-            if self.is_constraint_of_domain(domain, constraint) {
-                self.model.undepend(constraint, domain);
-                return true;
-            }
-        }
-        false
-    }
-
-    fn domain_through_others(&mut self) -> bool {
-        let Some((domain, constraint)) = self.pair_where(Self::is_constraint_of_domain) else { return false };
-        self.separate_constraint(domain, constraint);
+    /// A part of something, such as a check of its table, that is written within it need not wait for it.
+    fn cut_off(&mut self, is_part: impl Fn(&Self, Id, Id) -> bool) -> bool {
+        let Some((of, part)) = self.pair_where(is_part) else { return false };
+        self.model.undepend(part, of);
         true
     }
 
     /// A constraint that is no more part of its table or domain comes when the data is there.
-    fn separate_constraint(&mut self, of: Id, constraint: Id) {
+    fn separate_constraint(&mut self, is_part: impl Fn(&Self, Id, Id) -> bool) -> bool {
+        let Some((of, constraint)) = self.pair_where(is_part) else { return false };
         self.model.undepend(of, constraint);
         if let Kind::Constraint(facts) = &mut self.model.get_mut(constraint).kind {
             facts.separate = true;
         }
         self.model.depend(constraint, of);
         self.model.depend(constraint, self.boundaries.post_data);
+        true
+    }
+
+    /// The index of a partition and that of its parent.
+    fn is_index_of_parent(&self, parent: Id, index: Id) -> bool {
+        matches!((self.kind(parent), self.kind(index)), (Kind::Index(_), Kind::Index(facts))
+            if facts.parent == self.model.get(parent).catalog.oid)
     }
 
     fn is_default_of(&self, table: Id, default: Id) -> bool {
         matches!(self.kind(table), Kind::Table(_))
             && matches!(self.kind(default), Kind::Default(facts) if facts.table == table)
-    }
-
-    fn table_and_default(&mut self) -> bool {
-        for (table, default) in self.pairs() {
-            if self.is_default_of(table, default) {
-                self.model.undepend(default, table);
-                return true;
-            }
-        }
-        false
     }
 
     fn default_through_others(&mut self) -> bool {
@@ -279,18 +241,6 @@ impl Loop<'_> {
         }
         self.model.depend(default, table);
         true
-    }
-
-    /// The index of a partition and that of its parent.
-    fn index_and_parent(&mut self) -> bool {
-        for (index, other) in self.pairs() {
-            let (Kind::Index(facts), Kind::Index(_)) = (self.kind(index), self.kind(other)) else { continue };
-            if facts.parent == self.model.get(other).catalog.oid {
-                self.model.undepend(index, other);
-                return true;
-            }
-        }
-        false
     }
 
     /// Columns that depend on others of the same table.
