@@ -16,10 +16,13 @@ impl Collector<'_> {
         });
         let array = oid_array(tables.map(|id| self.model.get(*id).catalog.oid));
         let distinct = if self.session.is_at_least(15) { "i.indnullsnotdistinct" } else { "false" };
+        let frozen = self.frozen_pages("t");
         let period = if self.session.is_at_least(18) { "c.conperiod" } else { "NULL" };
         // Invalid indexes are left out, but those of partitioned tables are invalid until all partitions have theirs.
         let rows = self.session.query(&format!(
-            "SELECT t.tableoid, t.oid, i.indrelid, t.relname AS indexname, \
+            "SELECT t.tableoid, t.oid, i.indrelid, t.relname AS indexname, t.relpages, t.reltuples, t.relallvisible, \
+             {frozen} AS relallfrozen, CASE WHEN i.indexprs IS NOT NULL THEN (SELECT pg_catalog.array_agg(attname \
+               ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid = i.indexrelid) END AS indattnames, \
              pg_catalog.pg_get_indexdef(i.indexrelid) AS indexdef, i.indkey, i.indisclustered, c.contype, c.conname, \
              c.condeferrable, c.condeferred, c.tableoid AS contableoid, c.oid AS conoid, \
              pg_catalog.pg_get_constraintdef(c.oid, false) AS condef, \
@@ -86,6 +89,7 @@ impl Collector<'_> {
             self.model.add(catalog_id(row)?, row.text("indexname")?, schema, Kind::Index(Box::new(index)));
         self.model.get_mut(id).wanted = wanted;
         self.model.with_table(table, |table| table.indexes.push(id));
+        let statistics = self.statistics(id, row, b'i', list("indattnames")?)?;
         let kind = letter(row, "contype")?;
         if kind == 0 {
             return Ok(());
@@ -106,6 +110,9 @@ impl Collector<'_> {
         let constraint =
             self.model.add(catalog, row.text("conname")?, schema, Kind::Constraint(Box::new(constraint)));
         self.model.get_mut(constraint).wanted = wanted;
+        if let Some(statistics) = statistics {
+            self.model.depend(statistics, constraint);
+        }
         if let Kind::Index(index) = &mut self.model.get_mut(id).kind {
             index.constraint = Some(constraint);
         }
