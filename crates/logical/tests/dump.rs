@@ -43,6 +43,9 @@ const OPTIONS: &[&[&str]] = &[
     &["--statistics-only", "--schema=plain", "--schema=\"Odd Schema\""],
     &["--statistics", "--no-data", "--section=post-data"],
     &["--statistics", "--no-schema", "--inserts", "--section=data"],
+    &["--binary-upgrade", "--create", "--statistics"],
+    &["--binary-upgrade", "--schema-only", "--clean", "--create"],
+    &["--binary-upgrade", "--no-data", "--sequence-data", "--quote-all-identifiers"],
     &["--enable-row-security", "--role=grantee_role", "--schema=plain", "--table=plain.nowhere"],
 ];
 

@@ -73,7 +73,16 @@ impl Dump {
         warnings.extend(entries.warnings);
         let statistics = AllStatistics::new(entries.statistics);
         let (entries, data) = (entries.list, entries.data);
-        Ok(Dump { session, others, entries, data, statistics, model: collected.model, rows: options.rows, warnings })
+        Ok(Dump {
+            session,
+            others,
+            entries,
+            data,
+            statistics,
+            model: collected.model,
+            rows: options.rows,
+            warnings,
+        })
     }
 
     /// The table of contents, in order. No entry says yet where its data lies, and only some what they depend on.

@@ -150,9 +150,8 @@ impl StatisticsSource {
             sql.push_str(&format!(",\n\t'attname', {}", session.quoting.literal(name)));
         } else {
             let position = self.facts.index_columns.iter().position(|column| column == name);
-            let position = position.ok_or_else(|| {
-                LogicalError::catalog(format!("could not find index attname \"{name}\""))
-            })?;
+            let position = position
+                .ok_or_else(|| LogicalError::catalog(format!("could not find index attname \"{name}\"")))?;
             sql.push_str(&format!(",\n\t'attnum', '{}'::smallint", position + 1));
         }
         for (column, of_type) in columns(session) {

@@ -46,6 +46,8 @@ pub struct Selection {
     pub schema: bool,
     /// Rows, large objects, positions of sequences (not with `-s`, `--no-data`, `--statistics-only`).
     pub data: bool,
+    /// Large objects exist in the files that `pg_upgrade` takes over: what is said of them is wanted even without data.
+    pub binary_upgrade: bool,
     /// Statistics of the planner.
     pub statistics: bool,
     /// Entries before the data (`--section`).
@@ -91,6 +93,7 @@ impl Default for Selection {
         Selection {
             schema: true,
             data: true,
+            binary_upgrade: false,
             statistics: true,
             pre_data: true,
             data_section: true,

@@ -151,7 +151,8 @@ fn required(
     if desc == b"<Init>" && entry.tag == "Max OID" {
         return Wanted::NOTHING;
     }
-    wanted.data &= selection.data;
+    wanted.data &= selection.data
+        || (selection.binary_upgrade && desc != b"SEQUENCE SET" && is_data_without_block(entry));
     wanted.schema &= selection.schema;
     wanted
 }

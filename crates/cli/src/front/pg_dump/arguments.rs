@@ -420,6 +420,8 @@ impl Reading {
         let Reading { mut dump, mut restore, raw } = self;
         dump.data = (!raw.schema_only && !raw.statistics_only || raw.data_only) && !raw.no_data;
         dump.schema = (!raw.data_only && !raw.statistics_only || raw.schema_only) && !raw.no_schema;
+        dump.binary_upgrade = raw.binary_upgrade;
+        restore.selection.binary_upgrade = raw.binary_upgrade;
         restore.selection.data = dump.data || dump.sequence_data;
         restore.selection.schema = dump.schema;
         dump.statistics = (raw.statistics || raw.statistics_only) && !raw.no_statistics;
@@ -464,12 +466,6 @@ impl Reading {
         }
         if format == Some(ArchiveFormat::Tar) && compression.algorithm != Compression::None {
             return Err(Mistake::Plain("compression is not supported by tar archive format".to_owned()));
-        }
-        if raw.binary_upgrade {
-            return Err(Mistake::unsupported(
-                "--binary-upgrade",
-                "use pg_upgrade with PostgreSQL's own pg_dump",
-            ));
         }
         if raw.asks_password {
             return Err(Mistake::unsupported("-W/--password", PASSWORD_HINT));

@@ -24,7 +24,7 @@ impl Collector<'_> {
         }
         let rows = self
             .session
-            .query("SELECT objoid, classoid, objsubid, initprivs FROM pg_catalog.pg_init_privs")?;
+            .query("SELECT objoid, classoid, objsubid, initprivs, privtype FROM pg_catalog.pg_init_privs")?;
         for row in rows.iter() {
             let Some(id) = self.model.find(row.parse("classoid")?, row.parse("objoid")?) else { continue };
             if row.parse::<i32>("objsubid")? != 0 {
@@ -36,6 +36,7 @@ impl Collector<'_> {
             let public = matches!(object.kind, Kind::Schema { .. }) && object.name == "public";
             if !public {
                 object.privileges.initial = optional(row, "initprivs")?;
+                object.privileges.initial_of_extension = row.text("privtype")? == "e";
             }
         }
         Ok(())

@@ -109,6 +109,7 @@ impl<'a> Collector<'a> {
         collector.policies()?;
         collector.publications()?;
         collector.subscriptions()?;
+        collector.subscription_tables()?;
         collector.data()?;
         collector.large_objects()?;
         collector.dependencies()?;

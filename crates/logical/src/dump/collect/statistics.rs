@@ -36,8 +36,7 @@ impl Collector<'_> {
         };
         let object = self.model.get(relation);
         let (name, schema) = (object.name.clone(), object.schema);
-        let id =
-            self.model.add(CatalogId::default(), name, schema, Kind::Statistics(Box::new(statistics)));
+        let id = self.model.add(CatalogId::default(), name, schema, Kind::Statistics(Box::new(statistics)));
         self.model.get_mut(id).present.add(Parts::STATISTICS);
         self.model.depend(id, relation);
         Ok(Some(id))

@@ -115,7 +115,17 @@ impl Definer<'_> {
             owner: &object.owner,
             prefix: "",
         };
-        let commands = privileges::commands(self.quoting, &subject, current, base)?;
+        let mut commands = String::new();
+        // In a binary upgrade no extension's script runs: what it gave is given, and noted as having come from one.
+        let recorded = initial.filter(|_| self.options.binary_upgrade && privileges.initial_of_extension);
+        if let Some(initial) = recorded {
+            let given = privileges::commands(self.quoting, &subject, initial, &privileges.default)?;
+            commands = format!(
+                "SELECT pg_catalog.binary_upgrade_set_record_init_privs(true);\n{given}\
+                 SELECT pg_catalog.binary_upgrade_set_record_init_privs(false);\n"
+            );
+        }
+        commands.push_str(&privileges::commands(self.quoting, &subject, current, base)?);
         if commands.is_empty() {
             return Ok(None);
         }

@@ -21,7 +21,7 @@ impl Definer<'_> {
             self.add(draft);
         }
         // Comments and privileges of large objects go with the data.
-        if self.wants(id, Parts::COMMENT) && self.options.data {
+        if self.wants(id, Parts::COMMENT) && (self.options.data || self.options.binary_upgrade) {
             for oid in &oids {
                 let on = CatalogId { table_oid: catalog::LARGE_OBJECT, oid: *oid };
                 self.comment_on(id, "LARGE OBJECT", &oid.to_string(), on, id);
@@ -35,7 +35,8 @@ impl Definer<'_> {
     }
 
     pub(super) fn large_object_data(&mut self, id: Id, metadata: Id) {
-        if !self.wants(id, Parts::DATA) {
+        // In a binary upgrade there are large objects even where no data is wanted.
+        if !self.wants(id, Parts::DATA) || !self.options.data {
             return;
         }
         let object = self.model.get(metadata);

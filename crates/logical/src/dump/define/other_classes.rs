@@ -194,6 +194,9 @@ impl Definer<'_> {
                 )));
             }
         };
+        if let Some(version) = record.get("collversion").filter(|_| self.options.binary_upgrade) {
+            items.push(format!("version = {}", self.quoting.literal(version)));
+        }
         if record.get("collisdeterministic") == Some("f") {
             items.insert(0, "deterministic = false".to_owned());
         }

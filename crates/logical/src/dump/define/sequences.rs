@@ -40,7 +40,7 @@ impl Definer<'_> {
             ("bigint", false) => (i64::MIN, -1),
             (other, _) => return Err(LogicalError::catalog(format!("unrecognized sequence type: {other}"))),
         };
-        let mut definition = String::new();
+        let mut definition = self.preserve_class(self.model.get(id).catalog.oid)?;
         let mut drop = String::new();
         if let Some((owner, column)) = owner.filter(|_| table.identity_sequence) {
             let when = if column.identity == b'a' { "ALWAYS" } else { "BY DEFAULT" };

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io::{Seek, SeekFrom, Write};
 
 use pgkeep_format::archive::{
-    ArchiveHeader, BlockHeader, BlockKind, DataLocation, DumpId, LOCATION_SIZE, write_block, write_chunk_end, write_chunks,
-    write_large_object, write_location,
+    ArchiveHeader, BlockHeader, BlockKind, DataLocation, DumpId, LOCATION_SIZE, write_block, write_chunk_end,
+    write_chunks, write_large_object, write_location,
 };
 
 use super::{ArchiveOptions, Chosen, OutputFile, write_stream, write_table};
@@ -51,7 +51,7 @@ pub(super) fn write(
         let failure = |error| LogicalError::output(&error);
         file.flush().map_err(failure)?;
         for Chosen { entry, .. } in &entries {
-            let Some(place) = places.get(&entry.dump_id)else { continue };
+            let Some(place) = places.get(&entry.dump_id) else { continue };
             if !matches!(entry.data, DataLocation::Offset(_)) {
                 continue;
             }
