@@ -17,12 +17,13 @@ impl Collector<'_> {
         let array = oid_array(tables.map(|id| self.model.get(*id).catalog.oid));
         let distinct = if self.session.is_at_least(15) { "i.indnullsnotdistinct" } else { "false" };
         let period = if self.session.is_at_least(18) { "c.conperiod" } else { "NULL" };
+        // Texts are asked for where they are used: the server spends most of the time on them.
         // Invalid indexes are left out, but those of partitioned tables are invalid until all partitions have theirs.
         let rows = self.session.query(&format!(
             "SELECT t.tableoid, t.oid, i.indrelid, t.relname AS indexname, \
-             pg_catalog.pg_get_indexdef(i.indexrelid) AS indexdef, i.indkey, i.indisclustered, c.contype, c.conname, \
+             CASE WHEN c.oid IS NULL THEN pg_catalog.pg_get_indexdef(i.indexrelid) END AS indexdef, i.indkey, i.indisclustered, c.contype, c.conname, \
              c.condeferrable, c.condeferred, c.tableoid AS contableoid, c.oid AS conoid, \
-             pg_catalog.pg_get_constraintdef(c.oid, false) AS condef, \
+             CASE WHEN c.contype = 'x' THEN pg_catalog.pg_get_constraintdef(c.oid, false) END AS condef, \
              (SELECT spcname FROM pg_catalog.pg_tablespace s WHERE s.oid = t.reltablespace) AS tablespace, \
              t.reloptions AS indreloptions, i.indisreplident, inh.inhparent AS parentidx, i.indnkeyatts, \
              (SELECT pg_catalog.array_agg(attnum ORDER BY attnum) FROM pg_catalog.pg_attribute \

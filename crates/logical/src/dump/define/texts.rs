@@ -188,7 +188,11 @@ impl Fetcher<'_> {
 
     fn relations(&mut self, texts: &mut Texts) -> Result<()> {
         // Views that became dummies are needed by their rules.
-        texts.view_queries = self.computed(self.tables(b"vm"), "pg_catalog.pg_get_viewdef(oid)")?;
+        let views = wanted_oids(self.model, self.order, |object| {
+            object.wanted.has(Parts::DEFINITION)
+                && matches!(&object.kind, Kind::Table(table) if b"vm".contains(&table.kind))
+        });
+        texts.view_queries = self.computed(views, "pg_catalog.pg_get_viewdef(oid)")?;
         texts.partition_keys = self.computed(self.tables(b"p"), "pg_catalog.pg_get_partkeydef(oid)")?;
         let rules = self.wanted(|kind| matches!(kind, Kind::Rule(rule) if rule.separate && !rule.is_view()));
         texts.rules = self.computed(rules, "pg_catalog.pg_get_ruledef(oid)")?;
