@@ -3,12 +3,13 @@
 mod dump_support;
 
 use std::fs;
+use std::time::Duration;
 
 use dump_support::{
     DATABASE, assert_same_text, assert_scripts_are_stocks, cluster_with_everything, conninfo, ours, output,
     quoted, said, stock, text,
 };
-use pgkeep_testkit::{Cluster, Scratch};
+use pgkeep_testkit::{Cluster, Scratch, wait_until};
 
 /// Options that change what is dumped or how.
 const OPTIONS: &[&[&str]] = &[
@@ -234,4 +235,51 @@ fn a_dump_that_fails_leaves_nothing_under_its_name() {
     assert_eq!(full.status.code(), Some(1));
     let said = String::from_utf8_lossy(&full.stderr);
     assert!(said.contains("could not write to output file"), "{said}");
+}
+
+/// A database that is read by two sessions.
+const LARGE: &str = "large";
+
+/// More relations than a dump reads with one session; 1,600 of each kind below.
+fn large_cluster() -> Cluster {
+    let cluster = Cluster::builder(18).conf("max_locks_per_transaction", "256").start();
+    cluster.sql(&format!("CREATE DATABASE {LARGE}"));
+    for first in (0..1600).step_by(200) {
+        cluster.sql_db(
+            LARGE,
+            &format!(
+                "DO $do$ BEGIN FOR n IN {first}..{first} + 199 LOOP EXECUTE format($script$
+                   CREATE TABLE t_%1$s (id int PRIMARY KEY, amount int CHECK (amount > %1$s));
+                   CREATE INDEX i_%1$s ON t_%1$s ((amount %% 7));
+                   CREATE VIEW v_%1$s AS SELECT sum(amount) FROM t_%1$s$script$, n); END LOOP; END $do$"
+            ),
+        );
+    }
+    cluster
+}
+
+fn sessions(cluster: &Cluster) -> u64 {
+    let count = format!("SELECT sessions FROM pg_stat_database WHERE datname = '{LARGE}'");
+    cluster.sql(&count).parse().expect("a count")
+}
+
+#[test]
+fn a_second_session_for_a_large_database_changes_nothing_but_time() {
+    let cluster = large_cluster();
+    let connection = conninfo(&cluster, LARGE);
+    let theirs = output("stock", stock("pg_dump", &["--restrict-key=key", "-d", &connection]));
+    let before = sessions(&cluster);
+    let mine = output("ours", ours("pg_dump", &["--restrict-key=key", "-d", &connection]));
+    assert_same_text("two sessions", &theirs, &mine);
+    // Counted when a session begins to report, at its end at the latest.
+    wait_until("both sessions are counted", Duration::from_secs(20), || sessions(&cluster) == before + 2);
+
+    cluster.sql("CREATE ROLE single LOGIN SUPERUSER CONNECTION LIMIT 1");
+    // The limit does not hold for superusers; all databases' does.
+    cluster.sql(&format!("ALTER ROLE single NOSUPERUSER; GRANT pg_read_all_data TO single; ALTER DATABASE {LARGE} CONNECTION LIMIT 1"));
+    let single = format!("{} user=single", connection.replace("user=postgres", ""));
+    let before = sessions(&cluster);
+    let alone = output("alone", ours("pg_dump", &["--restrict-key=key", "-d", &single]));
+    assert_same_text("one session", &theirs, &alone);
+    wait_until("the session is counted", Duration::from_secs(20), || sessions(&cluster) > before);
 }

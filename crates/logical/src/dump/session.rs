@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use pgkeep_wire::{ConnInfo, Connection, Row, Rows, SessionMode};
 
+use super::ahead::Ahead;
 use super::encoding::Encoding;
 use super::options::{DumpOptions, SessionOptions};
 use super::sql::Quoting;
@@ -17,6 +18,8 @@ use crate::server_text::server_words;
 const OLDEST_SERVER: u32 = 130_000;
 /// Servers from here on are not known.
 const TOO_NEW_SERVER: u32 = 190_000;
+/// Databases of so many relations are read by two sessions: below, a second one costs more time than it saves.
+const LARGE: u32 = 5_000;
 /// The version of PostgreSQL whose `pg_dump` this one is like.
 pub const TOOL_VERSION: &str = "18.6";
 
@@ -36,6 +39,7 @@ pub(crate) struct Session {
     /// The database.
     pub(crate) database: String,
     pub(crate) is_standby: bool,
+    ahead: Option<Ahead>,
 }
 
 impl Session {
@@ -88,6 +92,7 @@ impl Session {
             quoting: Quoting { all_identifiers: quote_all, standard_strings },
             database: database.to_owned(),
             is_standby: false,
+            ahead: None,
         })
     }
 
@@ -135,6 +140,24 @@ impl Session {
         Session::start(conninfo, &options)
     }
 
+    /// In a large database, opens a second session for what [`Self::ask_ahead`] is told. Does without it when it cannot be had.
+    pub(crate) fn prepare_ahead(&mut self, conninfo: &ConnInfo, options: &DumpOptions) -> Result<()> {
+        let is_large = format!(
+            "SELECT pg_catalog.count(*) >= {LARGE} FROM (SELECT 1 FROM pg_catalog.pg_class LIMIT {LARGE}) relations"
+        );
+        if self.one(&is_large)? == "t" {
+            self.ahead = self.another(conninfo, options).ok().map(Ahead::new);
+        }
+        Ok(())
+    }
+
+    /// Tells of a query that will be run later, to the same letter, so that its answer can be there by then.
+    pub(crate) fn ask_ahead(&mut self, sql: &str) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.ask(sql.to_owned());
+        }
+    }
+
     fn begin(&mut self, options: &SessionOptions) -> Result<()> {
         self.execute("BEGIN")?;
         self.execute(if options.serializable_deferrable && options.snapshot.is_none() {
@@ -177,6 +200,9 @@ impl Session {
 
     /// Runs a query.
     pub(crate) fn query(&mut self, sql: &str) -> Result<Rows> {
+        if let Some(rows) = self.ahead.as_mut().and_then(|ahead| ahead.take(sql)) {
+            return Ok(rows);
+        }
         let rows = self.connection.query(&self.encoding.lower(sql));
         let rows = rows.map_err(|error| LogicalError::query(&error, sql))?;
         Ok(if self.encoding.is_foreign() { rows.map_fields(|field| self.encoding.lift(field)) } else { rows })

@@ -37,6 +37,7 @@ use super::session::Session;
 use super::sql::Quoting;
 use crate::error::{LogicalError, Result};
 use texts::Texts;
+pub(super) use texts::{TYPE_NAMES, view_queries};
 
 /// Where the data of an entry comes from.
 #[derive(Debug, Clone)]
