@@ -422,7 +422,8 @@ impl Reading {
         dump.schema = (!raw.data_only && !raw.statistics_only || raw.schema_only) && !raw.no_schema;
         restore.selection.data = dump.data || dump.sequence_data;
         restore.selection.schema = dump.schema;
-        restore.selection.statistics = false;
+        dump.statistics = (raw.statistics || raw.statistics_only) && !raw.no_statistics;
+        restore.selection.statistics = dump.statistics;
         if let Some(sections) = raw.sections {
             sections.select(&mut restore.selection);
         }
@@ -469,9 +470,6 @@ impl Reading {
                 "--binary-upgrade",
                 "use pg_upgrade with PostgreSQL's own pg_dump",
             ));
-        }
-        if (raw.statistics || raw.statistics_only) && !raw.no_statistics {
-            return Err(Mistake::unsupported("--statistics", "run ANALYZE after the restore"));
         }
         if raw.asks_password {
             return Err(Mistake::unsupported("-W/--password", PASSWORD_HINT));

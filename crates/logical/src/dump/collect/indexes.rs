@@ -17,12 +17,16 @@ impl Collector<'_> {
         });
         let array = oid_array(tables.map(|id| self.model.get(*id).catalog.oid));
         let distinct = if self.session.is_at_least(15) { "i.indnullsnotdistinct" } else { "false" };
+        let frozen = self.frozen_pages("t");
         let period = if self.session.is_at_least(18) { "c.conperiod" } else { "NULL" };
         // Texts are asked for where they are used: the server spends most of the time on them.
         // Invalid indexes are left out, but those of partitioned tables are invalid until all partitions have theirs.
         format!(
-            "SELECT t.tableoid, t.oid, i.indrelid, t.relname AS indexname, \
-             CASE WHEN c.oid IS NULL THEN pg_catalog.pg_get_indexdef(i.indexrelid) END AS indexdef, i.indkey, i.indisclustered, c.contype, c.conname, \
+            "SELECT t.tableoid, t.oid, i.indrelid, t.relname AS indexname, t.relpages, t.reltuples, t.relallvisible, \
+             {frozen} AS relallfrozen, CASE WHEN i.indexprs IS NOT NULL THEN (SELECT pg_catalog.array_agg(attname \
+               ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid = i.indexrelid) END AS indattnames, \
+             CASE WHEN c.oid IS NULL THEN pg_catalog.pg_get_indexdef(i.indexrelid) END AS indexdef, \
+             i.indkey, i.indisclustered, c.contype, c.conname, \
              c.condeferrable, c.condeferred, c.tableoid AS contableoid, c.oid AS conoid, \
              CASE WHEN c.contype = 'x' THEN pg_catalog.pg_get_constraintdef(c.oid, false) END AS condef, \
              (SELECT spcname FROM pg_catalog.pg_tablespace s WHERE s.oid = t.reltablespace) AS tablespace, \
@@ -93,6 +97,7 @@ impl Collector<'_> {
             self.model.add(catalog_id(row)?, row.text("indexname")?, schema, Kind::Index(Box::new(index)));
         self.model.get_mut(id).wanted = wanted;
         self.model.with_table(table, |table| table.indexes.push(id));
+        let statistics = self.statistics(id, row, b'i', list("indattnames")?)?;
         let kind = letter(row, "contype")?;
         if kind == 0 {
             return Ok(());
@@ -113,6 +118,9 @@ impl Collector<'_> {
         let constraint =
             self.model.add(catalog, row.text("conname")?, schema, Kind::Constraint(Box::new(constraint)));
         self.model.get_mut(constraint).wanted = wanted;
+        if let Some(statistics) = statistics {
+            self.model.depend(statistics, constraint);
+        }
         if let Kind::Index(index) = &mut self.model.get_mut(id).kind {
             index.constraint = Some(constraint);
         }

@@ -15,6 +15,7 @@ mod other_classes;
 mod publications;
 mod rules_and_triggers;
 mod select;
+mod statistics;
 mod tables;
 mod types;
 

@@ -174,15 +174,24 @@ impl Loop<'_> {
         true
     }
 
-    /// What the boundary holds in front of the data moves behind it. That may have to be said several times, until the
-    /// view itself is reached.
+    /// What a boundary holds in front of itself moves behind it: a materialised view behind the data, its statistics
+    /// behind that. It may have to be said several times, until the view or the statistics are reached.
     fn matview_through_boundary(&mut self) -> bool {
-        let has_view =
-            self.members.iter().any(|id| matches!(self.kind(*id), Kind::Table(table) if table.kind == b'm'));
-        let boundary = self.boundaries.pre_data;
-        let Some(next) = self.after(boundary).filter(|_| has_view) else { return false };
+        let boundary = self.members.iter().find_map(|id| {
+            let boundary = match self.kind(*id) {
+                Kind::Table(table) if table.kind == b'm' => self.boundaries.pre_data,
+                Kind::Statistics(facts) if facts.kind == b'm' => self.boundaries.post_data,
+                _ => return None,
+            };
+            self.after(boundary).map(|next| (boundary, next))
+        });
+        let Some((boundary, next)) = boundary else { return false };
         self.model.undepend(boundary, next);
-        self.model.with_table(next, |table| table.postponed |= table.kind == b'm');
+        match &mut self.model.get_mut(next).kind {
+            Kind::Table(table) => table.postponed |= table.kind == b'm',
+            Kind::Statistics(facts) => facts.post_data |= facts.kind == b'm',
+            _ => {}
+        }
         true
     }
 
