@@ -70,6 +70,7 @@ impl Dump {
         let selection = patterns::select(&mut session, options)?;
         let mut collected = Collector::run(&mut session, options, &selection)?;
         let mut warnings = std::mem::take(&mut collected.warnings);
+        warnings.extend(session.warning());
         let order = order::order(&mut collected.model, &mut warnings)?;
         let entries = define::define(&mut session, options, &mut collected, &order)?;
         warnings.extend(entries.warnings);

@@ -47,8 +47,13 @@ impl Session {
     pub(crate) fn start(conninfo: &ConnInfo, options: &DumpOptions) -> Result<Session> {
         let connection = Connection::connect(conninfo, SessionMode::Sql)
             .map_err(|error| LogicalError::new(server_words(&error)))?;
-        let mut session =
-            Session::over(connection, conninfo.database(), "pg_dump", options.quote_all_identifiers)?;
+        let mut session = Session::over(
+            connection,
+            conninfo.database(),
+            "pg_dump",
+            options.quote_all_identifiers,
+            options.session.force,
+        )?;
         session.set_up(options, client_encoding(conninfo))?;
         Ok(session)
     }
@@ -63,7 +68,7 @@ impl Session {
         quote_all_identifiers: bool,
     ) -> Result<Session> {
         let mut session =
-            Session::over(connection, conninfo.database(), "pg_dumpall", quote_all_identifiers)?;
+            Session::over(connection, conninfo.database(), "pg_dumpall", quote_all_identifiers, false)?;
         session.execute(EMPTY_SEARCH_PATH)?;
         session.encoding = session.choose_encoding(encoding.or(client_encoding(conninfo)))?;
         if let Some(role) = role {
@@ -76,13 +81,16 @@ impl Session {
         Ok(session)
     }
 
-    fn over(connection: Connection, database: &str, program: &str, quote_all: bool) -> Result<Session> {
+    fn over(
+        connection: Connection,
+        database: &str,
+        program: &str,
+        quote_all: bool,
+        force: bool,
+    ) -> Result<Session> {
         let version = connection.server_version_num();
         let version_text = connection.parameter("server_version").unwrap_or_default().to_owned();
-        if !(OLDEST_SERVER..TOO_NEW_SERVER).contains(&version) {
-            return Err(LogicalError::new("aborting because of server version mismatch")
-                .detail(format!("server version: {version_text}; {program} version: {TOOL_VERSION}")));
-        }
+        check_version(version, &version_text, program, force)?;
         let standard_strings = connection.parameter("standard_conforming_strings") == Some("on");
         Ok(Session {
             connection,
@@ -225,10 +233,36 @@ impl Session {
         &mut self.connection
     }
 
+    /// What to tell the user of a server that is newer than all that are known.
+    pub(crate) fn warning(&self) -> Option<String> {
+        (self.version >= TOO_NEW_SERVER).then(|| {
+            format!(
+                "server version {} is newer than {TOOL_VERSION}, the newest that is known\ndetail: What is new in it is not \
+                 in the dump.",
+                self.version_text
+            )
+        })
+    }
+
     /// Whether the server is of this major version or later.
     pub(crate) fn is_at_least(&self, major: u32) -> bool {
         self.version >= major * 10_000
     }
+}
+
+/// Refuses servers that are not known. Of a newer one everything may be read that the newest known one has, when the user
+/// says so; what is new in it nobody asks for.
+fn check_version(version: u32, text: &str, program: &str, force: bool) -> Result<()> {
+    if (OLDEST_SERVER..TOO_NEW_SERVER).contains(&version) || (version >= TOO_NEW_SERVER && force) {
+        return Ok(());
+    }
+    let error = LogicalError::new("aborting because of server version mismatch")
+        .detail(format!("server version: {text}; {program} version: {TOOL_VERSION}"));
+    Err(if version >= TOO_NEW_SERVER && program == "pg_dump" {
+        error.hint("--force dumps it as if it were of the newest version that is known.")
+    } else {
+        error
+    })
 }
 
 /// What libpq takes from PGCLIENTENCODING; `auto` would be the locale's.
@@ -273,4 +307,20 @@ pub(crate) fn oids(text: &str) -> Vec<u32> {
 pub(crate) fn oid_array(oids: impl IntoIterator<Item = u32>) -> String {
     let list: Vec<String> = oids.into_iter().map(|oid| oid.to_string()).collect();
     format!("'{{{}}}'::pg_catalog.oid[]", list.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_servers_are_refused_but_by_force_and_older_ones_always() {
+        let check = |version, force| check_version(version, "x", "pg_dump", force);
+        assert!(check(140_000, false).is_ok() && check(180_006, false).is_ok());
+        let newer = check(190_000, false).unwrap_err();
+        assert_eq!(newer.message, "aborting because of server version mismatch");
+        assert!(newer.hint.is_some_and(|hint| hint.contains("--force")));
+        assert!(check(190_000, true).is_ok());
+        assert!(check(120_022, true).is_err() && check(120_022, false).unwrap_err().hint.is_none());
+    }
 }
