@@ -10,6 +10,7 @@
 //! - Catalogs are read by class, not by object: the number of queries does not grow with the database, but with the number
 //!   of tables and large objects that hold data.
 
+mod ahead;
 mod collect;
 mod define;
 mod encoding;
@@ -65,9 +66,11 @@ impl Dump {
         for _ in 1..options.jobs.max(1) {
             others.push(session.another(conninfo, options)?);
         }
+        session.prepare_ahead(conninfo, options)?;
         let selection = patterns::select(&mut session, options)?;
         let mut collected = Collector::run(&mut session, options, &selection)?;
         let mut warnings = std::mem::take(&mut collected.warnings);
+        warnings.extend(session.warning());
         let order = order::order(&mut collected.model, &mut warnings)?;
         let entries = define::define(&mut session, options, &mut collected, &order)?;
         warnings.extend(entries.warnings);

@@ -121,6 +121,8 @@ pub struct SessionOptions {
     pub serializable_deferrable: bool,
     /// `--snapshot`.
     pub snapshot: Option<String>,
+    /// Servers newer than the newest known one are dumped as that one is, with a warning.
+    pub force: bool,
     /// `--lock-wait-timeout`, as the server reads it.
     pub lock_wait_timeout: Option<String>,
 }

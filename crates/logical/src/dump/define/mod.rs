@@ -40,6 +40,7 @@ use super::sql::Quoting;
 use super::statistics::StatisticsSource;
 use crate::error::{LogicalError, Result};
 use texts::Texts;
+pub(super) use texts::{TYPE_NAMES, view_queries};
 
 /// Where the data of an entry comes from.
 #[derive(Debug, Clone)]

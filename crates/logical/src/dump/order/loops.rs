@@ -12,7 +12,9 @@ pub(super) fn repair(
     boundaries: Boundaries,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    let mut search = Search { done: vec![false; model.len() + 1], no_way_to: vec![0; model.len() + 1] };
+    let count = model.len() + 1;
+    let mut search =
+        Search { done: vec![false; count], no_way_to: vec![0; count], on_path: vec![false; count] };
     let mut repaired = false;
     for start in stuck {
         match search.find(model, *start) {
@@ -34,6 +36,8 @@ struct Search {
     done: Vec<bool>,
     /// The start to which no way leads from the object of this number.
     no_way_to: Vec<u32>,
+    /// Between searches false for all: there are as many searches as there are objects in loops.
+    on_path: Vec<bool>,
 }
 
 impl Search {
@@ -43,16 +47,18 @@ impl Search {
         let mut path: Vec<Id> = Vec::new();
         // The next dependency to follow of each object on the path.
         let mut next: Vec<usize> = Vec::new();
-        let mut on_path = vec![false; model.len() + 1];
         let mut candidate = Some(start);
         loop {
             if let Some(id) = candidate.take() {
                 let index = id.0 as usize;
-                if !self.done[index] && self.no_way_to[index] != start.0 && !on_path[index] {
+                if !self.done[index] && self.no_way_to[index] != start.0 && !self.on_path[index] {
                     path.push(id);
                     next.push(0);
-                    on_path[index] = true;
+                    self.on_path[index] = true;
                     if model.get(id).dependencies.contains(&start) {
+                        for id in &path {
+                            self.on_path[id.0 as usize] = false;
+                        }
                         return Some(path);
                     }
                 }
@@ -63,7 +69,7 @@ impl Search {
                 candidate = Some(*on);
             } else {
                 self.no_way_to[id.0 as usize] = start.0;
-                on_path[id.0 as usize] = false;
+                self.on_path[id.0 as usize] = false;
                 path.pop();
                 next.pop();
             }

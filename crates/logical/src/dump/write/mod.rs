@@ -68,7 +68,7 @@ pub fn write_archive(
 
 /// Writes a script of what is selected.
 pub fn write_script(
-    dump: Dump,
+    mut dump: Dump,
     options: &mut RestoreOptions,
     out: &mut dyn Write,
     reporter: &dyn Reporter,
@@ -81,7 +81,7 @@ pub fn write_script(
         sync: false,
     };
     let header = header(&dump, &archive);
-    let entries = dump.entries().to_vec();
+    let entries = std::mem::take(&mut dump.entries);
     let mut archive = Archive::live(header, entries, Box::new(dump))?;
     restore::write_script(&mut archive, options, out, reporter)
 }
