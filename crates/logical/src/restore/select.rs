@@ -152,6 +152,7 @@ fn required(
         return Wanted::NOTHING;
     }
     wanted.data &= selection.data
+        || (selection.sequence_data && desc == b"SEQUENCE SET")
         || (selection.binary_upgrade && desc != b"SEQUENCE SET" && is_data_without_block(entry));
     wanted.schema &= selection.schema;
     wanted

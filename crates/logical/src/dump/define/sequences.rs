@@ -108,7 +108,8 @@ impl Definer<'_> {
     pub(super) fn sequence_set(&mut self, id: Id) -> Result<()> {
         let Kind::SequenceSet(data) = &self.model.get(id).kind else { return Ok(()) };
         // Before the position is asked for: in a dump without data nobody need be allowed to read it.
-        if !self.wants(id, Parts::DATA) {
+        let wanted = self.options.data || self.options.sequence_data;
+        if !wanted || !self.wants(id, Parts::DATA) {
             return Ok(());
         }
         let table = data.table;
