@@ -105,7 +105,7 @@ impl Connection {
                 Ok(Some(connection)) => return Ok(connection),
                 Ok(None) => {}
                 Err(last) => {
-                    attempts.push(last);
+                    attempts.push(*last);
                     return Err(Failure { attempts, is_final: true });
                 }
             }
@@ -404,7 +404,7 @@ fn connect_to_any(
     mode: SessionMode,
     wanted: TargetSession,
     attempts: &mut Vec<Attempt>,
-) -> Result<Option<Connection>, Attempt> {
+) -> Result<Option<Connection>, Box<Attempt>> {
     let mut specs: Vec<_> = settings.hosts.iter().collect();
     if settings.load_balance == LoadBalance::Random {
         host::shuffle(&mut specs);
@@ -426,7 +426,7 @@ fn connect_to_any(
             let error = match connect_to_target(settings, &target, mode, wanted) {
                 Ok(connection) => return Ok(Some(connection)),
                 Err(error) if may_try_next(&error) => error,
-                Err(error) => return Err(Attempt { endpoint, error }),
+                Err(error) => return Err(Box::new(Attempt { endpoint, error })),
             };
             attempts.push(Attempt { endpoint, error });
         }
