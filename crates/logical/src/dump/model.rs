@@ -22,6 +22,7 @@ pub(crate) mod catalog {
     pub(crate) const COLLATION: u32 = 3456;
     pub(crate) const ACCESS_METHOD: u32 = 2601;
     pub(crate) const PUBLICATION: u32 = 6104;
+    pub(crate) const DATABASE: u32 = 1262;
     pub(crate) const SUBSCRIPTION: u32 = 6100;
     pub(crate) const LARGE_OBJECT: u32 = 2613;
     pub(crate) const FUNCTION: u32 = 1255;
@@ -546,6 +547,14 @@ pub(crate) struct Comment {
     pub(crate) text: String,
 }
 
+/// A security label, on the object (`sub` 0) or on one of its columns.
+#[derive(Debug, Clone)]
+pub(crate) struct Label {
+    pub(crate) sub: i32,
+    pub(crate) provider: String,
+    pub(crate) text: String,
+}
+
 /// All objects of a database.
 #[derive(Debug, Default)]
 pub(crate) struct Model {
@@ -556,6 +565,7 @@ pub(crate) struct Model {
     /// Names of roles.
     pub(crate) roles: HashMap<u32, String>,
     pub(crate) comments: HashMap<CatalogId, Vec<Comment>>,
+    pub(crate) labels: HashMap<CatalogId, Vec<Label>>,
     /// Tables, views, sequences and composite types, by OID.
     pub(crate) tables: Vec<Id>,
     last: u32,

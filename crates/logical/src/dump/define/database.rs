@@ -126,6 +126,17 @@ impl Definer<'_> {
                 ..Draft::default()
             });
         }
+        let labels = self.label_commands(catalog, |_| Some(format!("DATABASE {name}")));
+        if !labels.is_empty() {
+            self.add(Draft {
+                tag: format!("DATABASE {name}"),
+                desc: "SECURITY LABEL",
+                definition: Some(labels),
+                owner: Some(owner.clone()),
+                dependencies: vec![id],
+                ..Draft::default()
+            });
+        }
         let privileges = Privileges {
             current: optional(row, "datacl")?,
             default: text(row, "acldefault")?,

@@ -21,10 +21,16 @@ impl Definer<'_> {
             self.add(draft);
         }
         // Comments and privileges of large objects go with the data.
-        if self.wants(id, Parts::COMMENT) && (self.options.data || self.options.binary_upgrade) {
+        let (comments, labels) = (self.wants(id, Parts::COMMENT), self.wants(id, Parts::LABEL));
+        if (comments || labels) && (self.options.data || self.options.binary_upgrade) {
             for oid in &oids {
                 let on = CatalogId { table_oid: catalog::LARGE_OBJECT, oid: *oid };
-                self.comment_on(id, "LARGE OBJECT", &oid.to_string(), on, id);
+                if comments {
+                    self.comment_on(id, "LARGE OBJECT", &oid.to_string(), on, id);
+                }
+                if labels {
+                    self.labels_of(id, "LARGE OBJECT", &oid.to_string(), on, 0);
+                }
             }
         }
         if let (Some(first), Some(last)) = (oids.first(), oids.last()) {

@@ -119,6 +119,7 @@ impl Definer<'_> {
         if self.wants(id, Parts::COMMENT) {
             self.comment(id, "LANGUAGE", &name);
         }
+        self.labels(id, "LANGUAGE", &name);
         if trusted {
             self.privileges(id, "LANGUAGE", &name)?;
         }

@@ -35,6 +35,7 @@ impl Definer<'_> {
                 self.comment_entry(id, "SCHEMA", &name, &text, id);
             }
         }
+        self.labels(id, "SCHEMA", &name);
         self.privileges(id, "SCHEMA", &name)?;
         Ok(())
     }
@@ -59,6 +60,7 @@ impl Definer<'_> {
         if self.wants(id, Parts::COMMENT) {
             self.comment(id, "EXTENSION", &name);
         }
+        self.labels(id, "EXTENSION", &name);
         Ok(())
     }
 }

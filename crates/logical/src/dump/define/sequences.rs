@@ -98,10 +98,11 @@ impl Definer<'_> {
             };
             self.add(draft);
         }
+        let name = self.name(id);
         if self.wants(id, Parts::COMMENT) {
-            let name = self.name(id);
             self.comment(id, "SEQUENCE", &name);
         }
+        self.labels(id, "SEQUENCE", &name);
         Ok(())
     }
 

@@ -129,6 +129,7 @@ impl Definer<'_> {
         };
         self.add(draft);
         self.table_comments(id, keyword);
+        self.table_labels(id, keyword);
         self.constraint_comments(id, &name);
         Ok(())
     }

@@ -50,6 +50,10 @@ impl Definer<'_> {
         if self.wants(id, Parts::COMMENT) {
             self.comment(id, keyword, &name);
         }
+        self.labels(id, keyword, &name);
+        if kind == b'c' && self.wants(id, Parts::LABEL) {
+            self.composite_column_labels(id, &name, relation);
+        }
         self.privileges(id, "TYPE", &name)?;
         if domain {
             self.domain_constraint_comments(id, &name);
@@ -268,6 +272,16 @@ impl Definer<'_> {
             columns.join(","),
             self.drop_attributes(relation, name)
         ))
+    }
+
+    /// Stock forgets these.
+    fn composite_column_labels(&mut self, id: Id, name: &str, relation: u32) {
+        let of = CatalogId { table_oid: catalog::CLASS, oid: relation };
+        let columns = self.texts.composites.get(&self.model.get(id).catalog.oid).cloned().unwrap_or_default();
+        for column in columns.iter().filter(|column| !column.dropped) {
+            let column_name = format!("{name}.{}", self.quoting.name(&column.name));
+            self.labels_of(id, "COLUMN", &column_name, of, column.number);
+        }
     }
 
     fn composite_column_comments(&mut self, id: Id, name: &str) {

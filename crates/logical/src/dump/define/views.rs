@@ -76,6 +76,7 @@ impl Definer<'_> {
         };
         self.add(draft);
         self.table_comments(id, "VIEW");
+        self.table_labels(id, "VIEW");
         Ok(())
     }
 
