@@ -6,6 +6,7 @@
 //! Nothing here prints, reads the environment, or knows of repositories.
 
 pub mod compress;
+mod connect;
 pub mod dump;
 pub mod dumpall;
 mod error;

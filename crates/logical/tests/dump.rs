@@ -46,6 +46,9 @@ const OPTIONS: &[&[&str]] = &[
     &["--statistics-only", "--schema=plain", "--schema=\"Odd Schema\""],
     &["--statistics", "--no-data", "--section=post-data"],
     &["--statistics", "--no-schema", "--inserts", "--section=data"],
+    &["--binary-upgrade", "--create", "--statistics"],
+    &["--binary-upgrade", "--schema-only", "--clean", "--create"],
+    &["--binary-upgrade", "--no-data", "--sequence-data", "--quote-all-identifiers"],
     &["--enable-row-security", "--role=grantee_role", "--schema=plain", "--table=plain.nowhere"],
 ];
 
@@ -78,6 +81,45 @@ fn scripts_of_17_are_stocks() {
 #[test]
 fn scripts_of_18_are_stocks() {
     scripts_are_stocks(18);
+}
+
+/// No server of the tests has a provider of labels, so they are put where providers put them.
+#[test]
+fn security_labels_are_stocks() {
+    let cluster = cluster_with_everything(18);
+    cluster.sql_db(
+        &format!("'{DATABASE}'"),
+        "SET allow_system_table_mods = on; \
+         CREATE FUNCTION pg_temp.label(catalog regclass, oid oid, sub integer) RETURNS void LANGUAGE sql AS $$ \
+           INSERT INTO pg_seclabel (objoid, classoid, objsubid, provider, label) VALUES \
+             (oid, catalog, sub, 'provider', 'it''s ' || oid), (oid, catalog, sub, 'Second', 'two') $$; \
+         SELECT pg_temp.label('pg_class', oid, 0) FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 'v', 'm', 'S', 'f', 'p'); \
+         SELECT pg_temp.label('pg_class', attrelid, attnum) FROM pg_attribute JOIN pg_class c ON c.oid = attrelid \
+           WHERE attrelid >= 16384 AND relkind IN ('r', 'v', 'm', 'f', 'p') AND attnum > 0 AND NOT attisdropped; \
+         SELECT pg_temp.label(tableoid, oid, 0) FROM pg_proc WHERE oid >= 16384; \
+         SELECT pg_temp.label(tableoid, oid, 0) FROM pg_type WHERE oid >= 16384; \
+         SELECT pg_temp.label(tableoid, oid, 0) FROM pg_namespace WHERE oid >= 16384 OR nspname = 'public'; \
+         SELECT pg_temp.label(tableoid, oid, 0) FROM pg_extension; \
+         SELECT pg_temp.label(tableoid, oid, 0) FROM pg_language; \
+         SELECT pg_temp.label(tableoid, oid, 0) FROM pg_publication; \
+         SELECT pg_temp.label(tableoid, oid, 0) FROM pg_event_trigger; \
+         SELECT pg_temp.label('pg_largeobject', oid, 0) FROM pg_largeobject_metadata; \
+         INSERT INTO pg_shseclabel (objoid, classoid, provider, label) \
+           SELECT oid, tableoid, 'provider', 'shared' FROM pg_subscription \
+           UNION ALL SELECT oid, tableoid, 'provider', 'shared' FROM pg_database WHERE datname = current_database()",
+    );
+    let options: &[&[&str]] = &[
+        &["--create"],
+        &["--schema-only"],
+        &["--data-only"],
+        &["--no-security-labels", "--create"],
+        &["--binary-upgrade", "--no-data", "--create"],
+        &["--no-comments", "--schema=plain"],
+    ];
+    assert_scripts_are_stocks("pg_dump", 18, &conninfo(&cluster, DATABASE), options, |what, theirs| {
+        let labels = String::from_utf8_lossy(&theirs.stdout).matches("SECURITY LABEL FOR").count();
+        assert_eq!(labels > 0, !what.contains("no-security"), "{what}: {labels} labels of stock");
+    });
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn mistakes_are_told_in_stocks_words() {
 fn what_cannot_be_done_is_said_before_anything_is_written() {
     let cluster = Cluster::builder(18).start();
     let connection = cluster.conninfo();
-    for options in [&["--binary-upgrade"][..], &["--password", "--globals-only"]] {
+    for options in [&["--password"][..], &["--password", "--globals-only"]] {
         let mut arguments = vec!["-d", &connection];
         arguments.extend_from_slice(options);
         let mine = ours("pg_dumpall", &arguments);

@@ -16,6 +16,7 @@ use crate::error::{ServerError, ServerErrorKind, WireError};
 use crate::host::Target;
 use crate::message::Fields;
 use crate::password_file::{self, Lookup, Wanted};
+use crate::raw_text::raw_bytes;
 use crate::settings::{ChannelBindingMode, Password, Settings};
 use crate::stream::Transport;
 use crate::tls;
@@ -91,7 +92,7 @@ impl<'a> Authentication<'a> {
                 let mut salt = [0; 4];
                 salt.copy_from_slice(fields.bytes(4)?);
                 let password = self.password()?;
-                let hash = md5_hash(self.settings.user.as_bytes(), password.reveal().as_bytes(), salt);
+                let hash = md5_hash(&raw_bytes(&self.settings.user), password.reveal().as_bytes(), salt);
                 frontend::password_message(hash.as_bytes(), out).map_err(not_sendable)?;
                 Ok(Progress::Answer)
             }

@@ -75,6 +75,24 @@ pub(crate) struct CancelData {
 impl Connection {
     /// Connects to the first host of the list that answers, lets us in and is what `target_session_attrs` asks for.
     pub fn connect(info: &ConnInfo, mode: SessionMode) -> Result<Connection, WireError> {
+        Connection::try_hosts(info, mode).map_err(|failure| {
+            let Failure { mut attempts, is_final } = failure;
+            match attempts.pop() {
+                Some(only) if is_final || attempts.is_empty() => only.error,
+                last => {
+                    attempts.extend(last);
+                    WireError::NoUsableHost { attempts }
+                }
+            }
+        })
+    }
+
+    /// As [`Connection::connect`]; when it fails, every address that was tried is told, in order.
+    pub fn connect_reporting(info: &ConnInfo, mode: SessionMode) -> Result<Connection, Vec<Attempt>> {
+        Connection::try_hosts(info, mode).map_err(|failure| failure.attempts)
+    }
+
+    fn try_hosts(info: &ConnInfo, mode: SessionMode) -> Result<Connection, Failure> {
         let settings = Arc::new(info.settings.clone());
         let passes: &[TargetSession] = match settings.target_session {
             TargetSession::PreferStandby => &[TargetSession::Standby, TargetSession::Any],
@@ -83,18 +101,16 @@ impl Connection {
         let mut attempts = Vec::new();
         for wanted in passes {
             attempts.clear();
-            if let Some(connection) = connect_to_any(&settings, mode, *wanted, &mut attempts)? {
-                return Ok(connection);
+            match connect_to_any(&settings, mode, *wanted, &mut attempts) {
+                Ok(Some(connection)) => return Ok(connection),
+                Ok(None) => {}
+                Err(last) => {
+                    attempts.push(*last);
+                    return Err(Failure { attempts, is_final: true });
+                }
             }
         }
-        match attempts.pop() {
-            Some(only) if attempts.is_empty() => Err(only.error),
-            Some(last) => {
-                attempts.push(last);
-                Err(WireError::NoUsableHost { attempts })
-            }
-            None => Err(WireError::NoUsableHost { attempts }),
-        }
+        Err(Failure { attempts, is_final: false })
     }
 
     pub(crate) fn from_established(
@@ -375,12 +391,20 @@ impl fmt::Debug for Connection {
 }
 
 /// One pass over the host list. `Ok(None)` when no host will do; an error when trying others makes no sense.
+/// No host would do.
+struct Failure {
+    attempts: Vec<Attempt>,
+    /// The last one failed for a reason that holds for all.
+    is_final: bool,
+}
+
+/// The error is one after which no other host is tried.
 fn connect_to_any(
     settings: &Arc<Settings>,
     mode: SessionMode,
     wanted: TargetSession,
     attempts: &mut Vec<Attempt>,
-) -> Result<Option<Connection>, WireError> {
+) -> Result<Option<Connection>, Box<Attempt>> {
     let mut specs: Vec<_> = settings.hosts.iter().collect();
     if settings.load_balance == LoadBalance::Random {
         host::shuffle(&mut specs);
@@ -402,7 +426,7 @@ fn connect_to_any(
             let error = match connect_to_target(settings, &target, mode, wanted) {
                 Ok(connection) => return Ok(Some(connection)),
                 Err(error) if may_try_next(&error) => error,
-                Err(error) => return Err(error),
+                Err(error) => return Err(Box::new(Attempt { endpoint, error })),
             };
             attempts.push(Attempt { endpoint, error });
         }

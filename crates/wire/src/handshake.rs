@@ -15,6 +15,7 @@ use crate::connection::{CancelData, SessionMode};
 use crate::error::{Notice, ServerError, ServerErrorKind, WireError};
 use crate::host::Target;
 use crate::message::{Fields, MessageReader};
+use crate::raw_text::raw_bytes;
 use crate::settings::{Keepalive, Settings, SslMode, SslNegotiation};
 use crate::stream::{Deadline, Socket, SocketAddress, Transport};
 use crate::tls::{self, TlsContext};
@@ -268,6 +269,10 @@ fn send(transport: &mut Transport, bytes: &[u8]) -> Result<(), WireError> {
     result.map_err(|error| WireError::from_io(error, "logging in"))
 }
 
+/// Version 3.0 of the protocol.
+const PROTOCOL: u32 = 3 << 16;
+
+/// Names go as the bytes that they are: nothing is known of encodings yet.
 fn startup_message(settings: &Settings, mode: SessionMode, out: &mut BytesMut) -> Result<(), WireError> {
     let mut parameters = vec![("user", settings.user.as_str())];
     match mode {
@@ -287,7 +292,23 @@ fn startup_message(settings: &Settings, mode: SessionMode, out: &mut BytesMut) -
     if let Some(options) = &settings.options {
         parameters.push(("options", options));
     }
-    frontend::startup_message(parameters, out).map_err(|error| WireError::from_io(error, "logging in"))
+    let mut body = Vec::from(PROTOCOL.to_be_bytes());
+    for (name, value) in parameters {
+        for text in [name, value] {
+            let bytes = raw_bytes(text);
+            if bytes.contains(&0) {
+                return Err(WireError::protocol(format!("the parameter `{name}` holds a zero byte")));
+            }
+            body.extend_from_slice(&bytes);
+            body.push(0);
+        }
+    }
+    body.push(0);
+    let length = u32::try_from(body.len() + 4)
+        .map_err(|_| WireError::protocol("the connection parameters are too long"))?;
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(&body);
+    Ok(())
 }
 
 /// Name and value of a ParameterStatus message.

@@ -25,6 +25,7 @@ mod message;
 mod password_file;
 mod query;
 mod quote;
+mod raw_text;
 mod replication;
 mod service_file;
 mod session_target;
@@ -43,6 +44,7 @@ pub use environment::Environment;
 pub use error::{Attempt, ConnInfoError, Endpoint, Notice, ServerError, ServerErrorKind, WireError};
 pub use query::{Row, Rows};
 pub use quote::{quote_identifier, quote_literal};
+pub use raw_text::{raw_bytes, raw_text};
 pub use replication::{CreatedSlot, SlotPosition, SystemIdentity};
 pub use settings::{
     ChannelBindingMode, LoadBalance, Password, SslMode, SslNegotiation, SslRoots, TargetSession,

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use pgkeep_logical::filter::{self, FilterItem};
 use pgkeep_logical::restore::Selection;
-use pgkeep_logical::{LogicalError, restrict_key, system_text};
-use pgkeep_wire::Environment;
+use pgkeep_logical::{restrict_key, system_text};
+use pgkeep_wire::{Environment, raw_text};
 
 use super::program::Mistake;
 use crate::caller::Caller;
@@ -65,12 +65,9 @@ pub(super) fn count(value: &OsStr, option: &str) -> Result<u32, Mistake> {
     number(value, option, 1..=i32::MAX).map(i32::unsigned_abs)
 }
 
-/// A text that goes to the server, or names what it has.
-pub(super) fn utf8(value: &OsStr) -> Result<String, Mistake> {
-    value.to_str().map(str::to_owned).ok_or_else(|| {
-        let error = LogicalError::new(format!("\"{}\" is not UTF-8", value.to_string_lossy()));
-        Mistake::Failure(error.hint("set it in a service file, or use another name"))
-    })
+/// A text that goes to the server, or names what it has, in whatever encoding that is.
+pub(super) fn text(value: &OsStr) -> String {
+    raw_text(value.as_bytes())
 }
 
 /// The sections that `--section` names.
@@ -145,9 +142,8 @@ pub(super) fn not_allowed(item: &FilterItem) -> Mistake {
 }
 
 /// The pattern of a line, as text.
-pub(super) fn filter_pattern(item: &FilterItem) -> Result<String, Mistake> {
-    String::from_utf8(item.pattern.as_bytes().to_vec())
-        .map_err(|_| Mistake::Plain(item.refused("pattern is not UTF-8")))
+pub(super) fn filter_pattern(item: &FilterItem) -> String {
+    raw_text(item.pattern.as_bytes())
 }
 
 /// What libpq reads of the environment.

@@ -7,6 +7,8 @@
 
 use std::borrow::Cow;
 
+use pgkeep_wire::raw_bytes;
+
 /// Encodings of clients in which bytes of ASCII occur within other characters.
 const UNSAFE: [&str; 8] =
     ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SHIFTJIS2004", "SJIS", "UHC"];
@@ -44,14 +46,15 @@ impl Encoding {
     /// A text as bytes of the session. Characters that came from no byte stay as UTF-8 has them.
     pub(crate) fn lower<'a>(&self, text: &'a str) -> Cow<'a, [u8]> {
         if !self.by_bytes || text.is_ascii() {
-            return Cow::Borrowed(text.as_bytes());
+            return raw_bytes(text);
         }
         let mut bytes = Vec::with_capacity(text.len());
         let mut buffer = [0; 4];
         for character in text.chars() {
             match u8::try_from(u32::from(character)) {
                 Ok(byte) => bytes.push(byte),
-                Err(_) => bytes.extend_from_slice(character.encode_utf8(&mut buffer).as_bytes()),
+                // What came from the command line may hold bytes of its own.
+                Err(_) => bytes.extend_from_slice(&raw_bytes(character.encode_utf8(&mut buffer))),
             }
         }
         Cow::Owned(bytes)

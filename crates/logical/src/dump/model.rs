@@ -22,6 +22,8 @@ pub(crate) mod catalog {
     pub(crate) const COLLATION: u32 = 3456;
     pub(crate) const ACCESS_METHOD: u32 = 2601;
     pub(crate) const PUBLICATION: u32 = 6104;
+    pub(crate) const DATABASE: u32 = 1262;
+    pub(crate) const SUBSCRIPTION: u32 = 6100;
     pub(crate) const LARGE_OBJECT: u32 = 2613;
     pub(crate) const FUNCTION: u32 = 1255;
     pub(crate) const OPERATOR: u32 = 2617;
@@ -78,6 +80,8 @@ pub(crate) struct Privileges {
     pub(crate) default: String,
     /// What `initdb` or an extension's script set, from `pg_init_privs`.
     pub(crate) initial: Option<String>,
+    /// It was an extension's script.
+    pub(crate) initial_of_extension: bool,
 }
 
 /// One object.
@@ -193,6 +197,16 @@ pub(crate) enum Kind {
         publication: Id,
     },
     Subscription,
+    /// How far a table is in a subscription; only in a binary upgrade.
+    SubscriptionTable(SubscriptionTable),
+}
+
+#[derive(Debug)]
+pub(crate) struct SubscriptionTable {
+    pub(crate) subscription: Id,
+    pub(crate) table: Id,
+    pub(crate) state: u8,
+    pub(crate) position: Option<String>,
 }
 
 #[derive(Debug)]
@@ -271,13 +285,15 @@ pub(crate) struct Table {
     pub(crate) dummy_view: bool,
     /// A materialised view that was moved behind the data.
     pub(crate) postponed: bool,
+    /// In a binary upgrade all columns are written, dropped and inherited ones too.
+    pub(crate) whole: bool,
 }
 
 impl Table {
     /// Whether a column is written in CREATE TABLE: inherited ones are not, but those of partitions are.
     pub(crate) fn is_printed(&self, position: usize) -> bool {
         let column = &self.columns[position];
-        !column.dropped && (column.local || self.partition)
+        self.whole || !column.dropped && (column.local || self.partition)
     }
 }
 
@@ -447,6 +463,7 @@ impl Kind {
             Kind::PublicationTable { .. } => 40,
             Kind::PublicationSchema { .. } => 41,
             Kind::Subscription => 42,
+            Kind::SubscriptionTable(_) => 43,
             Kind::DefaultPrivileges { .. } => 44,
             Kind::EventTrigger => 45,
             Kind::MatviewRefresh(_) => 46,
@@ -518,6 +535,7 @@ impl Kind {
             Kind::PublicationTable { .. } => "PUBLICATION TABLE",
             Kind::PublicationSchema { .. } => "PUBLICATION TABLES IN SCHEMA",
             Kind::Subscription => "SUBSCRIPTION",
+            Kind::SubscriptionTable(_) => "SUBSCRIPTION TABLE",
         }
     }
 }
@@ -526,6 +544,14 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub(crate) struct Comment {
     pub(crate) sub: i32,
+    pub(crate) text: String,
+}
+
+/// A security label, on the object (`sub` 0) or on one of its columns.
+#[derive(Debug, Clone)]
+pub(crate) struct Label {
+    pub(crate) sub: i32,
+    pub(crate) provider: String,
     pub(crate) text: String,
 }
 
@@ -539,6 +565,7 @@ pub(crate) struct Model {
     /// Names of roles.
     pub(crate) roles: HashMap<u32, String>,
     pub(crate) comments: HashMap<CatalogId, Vec<Comment>>,
+    pub(crate) labels: HashMap<CatalogId, Vec<Label>>,
     /// Tables, views, sequences and composite types, by OID.
     pub(crate) tables: Vec<Id>,
     last: u32,

@@ -17,6 +17,8 @@ pub struct DumpOptions {
     pub statistics: bool,
     /// Positions of sequences are wanted, even without rows (`--sequence-data`).
     pub sequence_data: bool,
+    /// `--binary-upgrade`: objects keep their OIDs and files.
+    pub binary_upgrade: bool,
     /// Neither schemas, tables nor extensions were named: databases, languages, casts and the like are included.
     pub everything: bool,
     /// The database itself is an entry: always in an archive, with `--create` in a script.
@@ -64,6 +66,7 @@ impl Default for DumpOptions {
             data: true,
             statistics: false,
             sequence_data: false,
+            binary_upgrade: false,
             everything: true,
             create_database: false,
             large_objects: None,

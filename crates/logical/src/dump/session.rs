@@ -5,14 +5,14 @@
 
 use std::str::FromStr;
 
-use pgkeep_wire::{ConnInfo, Connection, Row, Rows, SessionMode};
+use pgkeep_wire::{ConnInfo, Connection, Row, Rows};
 
 use super::ahead::Ahead;
 use super::encoding::Encoding;
 use super::options::{DumpOptions, SessionOptions};
 use super::sql::Quoting;
+use crate::connect::connect;
 use crate::error::{LogicalError, Result};
-use crate::server_text::server_words;
 
 /// Servers below are not dumped.
 const OLDEST_SERVER: u32 = 130_000;
@@ -45,8 +45,7 @@ pub(crate) struct Session {
 impl Session {
     /// Connects and takes a snapshot.
     pub(crate) fn start(conninfo: &ConnInfo, options: &DumpOptions) -> Result<Session> {
-        let connection = Connection::connect(conninfo, SessionMode::Sql)
-            .map_err(|error| LogicalError::new(server_words(&error)))?;
+        let connection = connect(conninfo)?;
         let mut session = Session::over(
             connection,
             conninfo.database(),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use pgkeep_wire::raw_text;
+
 use super::ClusterDumpOptions;
 use crate::dump::session::Session;
 use crate::dump::sql::{Quoting, one_line};
@@ -12,6 +14,8 @@ use crate::error::Result;
 pub struct ClusterDatabase {
     /// Its name.
     pub name: String,
+    /// Its name as a parameter of a connection.
+    pub connection_name: String,
     /// A pattern says that it is not wanted.
     pub(super) is_excluded: bool,
 }
@@ -49,7 +53,8 @@ pub(super) fn list(session: &mut Session, excluded: &BTreeSet<String>) -> Result
     let mut databases = Vec::with_capacity(rows.len());
     for row in rows.iter() {
         let name = row.text("datname")?.to_owned();
-        databases.push(ClusterDatabase { is_excluded: excluded.contains(&name), name });
+        let connection_name = raw_text(&session.encoding.lower(&name));
+        databases.push(ClusterDatabase { is_excluded: excluded.contains(&name), name, connection_name });
     }
     Ok(databases)
 }

@@ -16,7 +16,8 @@ mod tablespaces;
 
 use std::io::{self, Write};
 
-use pgkeep_wire::{ConnInfo, Connection, SessionMode};
+use pgkeep_format::archive::Text;
+use pgkeep_wire::{ConnInfo, Connection, raw_bytes};
 
 pub use databases::ClusterDatabase;
 pub use options::{ClusterDumpOptions, GlobalsOnly};
@@ -146,12 +147,16 @@ fn connect(conninfo: &ConnInfo, database: Option<&str>) -> Result<(Connection, C
             .clone()
             .with("dbname", database)
             .map_err(|error| LogicalError::new(format!("invalid connection parameters: {error}")))?;
-        let connection = Connection::connect(&conninfo, SessionMode::Sql)?;
+        let connection = crate::connect::connect(&conninfo)?;
         Ok((connection, conninfo))
     };
     match database {
         Some(database) => try_one(database).map_err(|error| {
-            LogicalError::new(format!("could not connect to database \"{database}\"")).detail(error.message)
+            LogicalError::new(format!(
+                "could not connect to database \"{}\"",
+                Text::from(&*raw_bytes(database))
+            ))
+            .detail(error.message)
         }),
         None => try_one("postgres").or_else(|_| try_one("template1")),
     }

@@ -46,6 +46,10 @@ pub struct Selection {
     pub schema: bool,
     /// Rows, large objects, positions of sequences (not with `-s`, `--no-data`, `--statistics-only`).
     pub data: bool,
+    /// Positions of sequences, even without other data (`--sequence-data`).
+    pub sequence_data: bool,
+    /// Large objects exist in the files that `pg_upgrade` takes over: what is said of them is wanted even without data.
+    pub binary_upgrade: bool,
     /// Statistics of the planner.
     pub statistics: bool,
     /// Entries before the data (`--section`).
@@ -91,6 +95,8 @@ impl Default for Selection {
         Selection {
             schema: true,
             data: true,
+            sequence_data: false,
+            binary_upgrade: false,
             statistics: true,
             pre_data: true,
             data_section: true,

@@ -151,7 +151,9 @@ fn required(
     if desc == b"<Init>" && entry.tag == "Max OID" {
         return Wanted::NOTHING;
     }
-    wanted.data &= selection.data;
+    wanted.data &= selection.data
+        || (selection.sequence_data && desc == b"SEQUENCE SET")
+        || (selection.binary_upgrade && desc != b"SEQUENCE SET" && is_data_without_block(entry));
     wanted.schema &= selection.schema;
     wanted
 }

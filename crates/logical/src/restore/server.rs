@@ -4,9 +4,10 @@
 //! connection, and a refusal that would let data go to the wrong place (another user, no transaction), always ends it.
 
 use pgkeep_format::archive::{Text, TocEntry};
-use pgkeep_wire::{ConnInfo, Connection, SessionMode, WireError};
+use pgkeep_wire::{ConnInfo, Connection, WireError, raw_text};
 
 use super::Reporter;
+use crate::connect::connect;
 use crate::error::{LogicalError, Result};
 use crate::server_text::{causes, notice_text, wire_text};
 
@@ -147,12 +148,9 @@ impl<'a> Server<'a> {
 
     /// Goes on in another database.
     pub(crate) fn reconnect(&mut self, database: &Text) -> Result<()> {
-        let name = std::str::from_utf8(database).map_err(|_| {
-            LogicalError::new(format!("cannot connect to a database whose name is not UTF-8: \"{database}\""))
-                .hint("create the database by hand, with another name, and restore into it without -C")
-        })?;
+        let name = raw_text(database);
         let info =
-            self.info.clone().with("dbname", name).map_err(|error| LogicalError::new(error.to_string()))?;
+            self.info.clone().with("dbname", &name).map_err(|error| LogicalError::new(error.to_string()))?;
         let connection = open(&info, self.reporter)?;
         std::mem::replace(&mut self.connection, connection).close();
         self.info = info;
@@ -202,7 +200,7 @@ fn open(info: &ConnInfo, reporter: &dyn Reporter) -> Result<Connection> {
     let failed = |error: &WireError| {
         LogicalError::new(format!("connection to database \"{}\" failed: {}", info.database(), causes(error)))
     };
-    let mut connection = Connection::connect(info, SessionMode::Sql).map_err(|error| failed(&error))?;
+    let mut connection = connect(info)?;
     // Nothing of what follows may find functions of users by name.
     let secure = "SELECT pg_catalog.set_config('search_path', '', false);";
     reporter.info(&format!("executing {secure}"));

@@ -16,7 +16,7 @@ use crate::front::getopt::{OptionSpec, flag, parse, value};
 use crate::front::program::Mistake;
 use crate::front::values::{
     PASSWORD_HINT, Sections, check_if_exists, count, environment, filter_file, filter_pattern, not_allowed,
-    number, restrict_key, together, too_many, utf8,
+    number, restrict_key, text, together, too_many,
 };
 
 /// A command line, checked.
@@ -243,7 +243,7 @@ impl Arguments {
         if reading.raw.database.is_none()
             && let Some(database) = operands.next()
         {
-            reading.raw.database = Some(utf8(&database)?);
+            reading.raw.database = Some(text(&database));
         }
         if let Some(extra) = operands.next() {
             return Err(too_many(&extra));
@@ -265,39 +265,39 @@ impl Reading {
             Key::NoLargeObjects => dump.large_objects = Some(dump.large_objects.unwrap_or(false)),
             Key::Clean => restore.clean = true,
             Key::Create => raw.create = true,
-            Key::Database => raw.database = Some(utf8(value)?),
+            Key::Database => raw.database = Some(text(value)),
             Key::Extension => {
-                patterns.extensions.push(utf8(value)?);
+                patterns.extensions.push(text(value));
                 dump.everything = false;
             }
             Key::File => raw.file = Some(value.into()),
             Key::Format => raw.format = Some(value.to_string_lossy().into_owned()),
-            Key::Host => raw.connection.push(("host", utf8(value)?)),
+            Key::Host => raw.connection.push(("host", text(value))),
             Key::Jobs => raw.jobs = Some(count(value, "-j/--jobs")?),
             Key::NoReconnect | Key::NoPassword => {}
             Key::NoOwner => restore.no_owner = true,
-            Key::Port => raw.connection.push(("port", utf8(value)?)),
+            Key::Port => raw.connection.push(("port", text(value))),
             Key::Schema => {
-                patterns.schemas.push(utf8(value)?);
+                patterns.schemas.push(text(value));
                 dump.everything = false;
             }
-            Key::ExcludeSchema => patterns.exclude_schemas.push(utf8(value)?),
+            Key::ExcludeSchema => patterns.exclude_schemas.push(text(value)),
             Key::SchemaOnly => raw.schema_only = true,
-            Key::Superuser => restore.superuser = Some(utf8(value)?.into()),
+            Key::Superuser => restore.superuser = Some(value.as_bytes().into()),
             Key::Table => {
-                patterns.tables.push(utf8(value)?);
+                patterns.tables.push(text(value));
                 dump.everything = false;
             }
-            Key::ExcludeTable => patterns.exclude_tables.push(utf8(value)?),
+            Key::ExcludeTable => patterns.exclude_tables.push(text(value)),
             Key::Password => raw.asks_password = true,
-            Key::User => raw.connection.push(("user", utf8(value)?)),
+            Key::User => raw.connection.push(("user", text(value))),
             Key::Verbose => restore.verbose = true,
             Key::NoPrivileges => {
                 dump.no_privileges = true;
                 selection.no_privileges = true;
             }
             Key::Compress => raw.compress = Some(value.to_string_lossy().into_owned()),
-            Key::Encoding => dump.session.encoding = Some(utf8(value)?),
+            Key::Encoding => dump.session.encoding = Some(text(value)),
             Key::ColumnInserts => raw.column_inserts = true,
             Key::BinaryUpgrade => raw.binary_upgrade = true,
             Key::DisableDollarQuoting => dump.disable_dollar_quoting = true,
@@ -306,13 +306,13 @@ impl Reading {
                 dump.session.enable_row_security = true;
                 restore.enable_row_security = true;
             }
-            Key::ExcludeTableData => patterns.exclude_table_data.push(utf8(value)?),
+            Key::ExcludeTableData => patterns.exclude_table_data.push(text(value)),
             Key::ExtraFloatDigits => {
                 dump.session.extra_float_digits = Some(number(value, "--extra-float-digits", -15..=3)?);
             }
             Key::IfExists => restore.if_exists = true,
             Key::Inserts => raw.rows_per_insert = Some(raw.rows_per_insert.unwrap_or(1)),
-            Key::LockWaitTimeout => dump.session.lock_wait_timeout = Some(utf8(value)?),
+            Key::LockWaitTimeout => dump.session.lock_wait_timeout = Some(text(value)),
             Key::NoTableAccessMethod => restore.no_table_access_method = true,
             Key::NoTablespaces => {
                 dump.no_tablespaces = true;
@@ -323,11 +323,11 @@ impl Reading {
                 restore.quote_all_identifiers = true;
             }
             Key::LoadViaPartitionRoot => dump.load_via_partition_root = true,
-            Key::Role => dump.session.role = Some(utf8(value)?),
+            Key::Role => dump.session.role = Some(text(value)),
             Key::Section => raw.sections.get_or_insert_default().add(value)?,
             Key::SerializableDeferrable => dump.session.serializable_deferrable = true,
             Key::Force => dump.session.force = true,
-            Key::Snapshot => dump.session.snapshot = Some(utf8(value)?),
+            Key::Snapshot => dump.session.snapshot = Some(text(value)),
             Key::Statistics => raw.statistics = true,
             Key::StatisticsOnly => raw.statistics_only = true,
             Key::StrictNames => patterns.strict = true,
@@ -362,13 +362,13 @@ impl Reading {
             Key::RowsPerInsert => {
                 raw.rows_per_insert = Some(count(value, "--rows-per-insert")?);
             }
-            Key::IncludeForeignData => patterns.foreign_servers.push(utf8(value)?),
+            Key::IncludeForeignData => patterns.foreign_servers.push(text(value)),
             Key::TableAndChildren => {
-                patterns.tables_and_children.push(utf8(value)?);
+                patterns.tables_and_children.push(text(value));
                 dump.everything = false;
             }
-            Key::ExcludeTableAndChildren => patterns.exclude_tables_and_children.push(utf8(value)?),
-            Key::ExcludeTableDataAndChildren => patterns.exclude_table_data_and_children.push(utf8(value)?),
+            Key::ExcludeTableAndChildren => patterns.exclude_tables_and_children.push(text(value)),
+            Key::ExcludeTableDataAndChildren => patterns.exclude_table_data_and_children.push(text(value)),
             Key::SyncMethod => match value.as_bytes() {
                 b"fsync" => {}
                 // Files are flushed one by one, which is safe as well.
@@ -381,7 +381,7 @@ impl Reading {
                 }
             },
             Key::Filter => self.read_filter(Path::new(value))?,
-            Key::ExcludeExtension => patterns.exclude_extensions.push(utf8(value)?),
+            Key::ExcludeExtension => patterns.exclude_extensions.push(text(value)),
             Key::SequenceData => dump.sequence_data = true,
             Key::Restrict => raw.restrict_key = Some(value.to_string_lossy().into_owned()),
         }
@@ -423,7 +423,10 @@ impl Reading {
         let Reading { mut dump, mut restore, raw } = self;
         dump.data = (!raw.schema_only && !raw.statistics_only || raw.data_only) && !raw.no_data;
         dump.schema = (!raw.data_only && !raw.statistics_only || raw.schema_only) && !raw.no_schema;
-        restore.selection.data = dump.data || dump.sequence_data;
+        dump.binary_upgrade = raw.binary_upgrade;
+        restore.selection.binary_upgrade = raw.binary_upgrade;
+        restore.selection.data = dump.data;
+        restore.selection.sequence_data = dump.sequence_data;
         restore.selection.schema = dump.schema;
         dump.statistics = (raw.statistics || raw.statistics_only) && !raw.no_statistics;
         restore.selection.statistics = dump.statistics;
@@ -468,12 +471,6 @@ impl Reading {
         if format == Some(ArchiveFormat::Tar) && compression.algorithm != Compression::None {
             return Err(Mistake::Plain("compression is not supported by tar archive format".to_owned()));
         }
-        if raw.binary_upgrade {
-            return Err(Mistake::unsupported(
-                "--binary-upgrade",
-                "use pg_upgrade with PostgreSQL's own pg_dump",
-            ));
-        }
         if raw.asks_password {
             return Err(Mistake::unsupported("-W/--password", PASSWORD_HINT));
         }
@@ -495,7 +492,7 @@ impl Reading {
     fn read_filter(&mut self, path: &Path) -> Result<(), Mistake> {
         for item in filter_file(path)? {
             let item = item?;
-            let pattern = filter_pattern(&item)?;
+            let pattern = filter_pattern(&item);
             let patterns = &mut self.dump.patterns;
             let list = match (item.action, item.object) {
                 (FilterAction::Include, "table") => &mut patterns.tables,

@@ -12,7 +12,7 @@ use crate::front::getopt::{OptionSpec, flag, parse, value};
 use crate::front::program::Mistake;
 use crate::front::values::{
     PASSWORD_HINT, check_if_exists, environment, filter_file, filter_pattern, not_allowed, restrict_key,
-    too_many, utf8,
+    text, too_many,
 };
 
 /// A command line, checked.
@@ -194,22 +194,22 @@ impl Reading {
                 pass(&["-a".as_ref()]);
             }
             Key::Clean => options.clean = true,
-            Key::ConnectionString => self.connection_string = Some(utf8(value)?),
+            Key::ConnectionString => self.connection_string = Some(text(value)),
             Key::Encoding => {
-                options.encoding = Some(utf8(value)?);
+                options.encoding = Some(text(value));
                 pass(&["-E".as_ref(), value]);
             }
             Key::File => self.file = Some(value.into()),
             Key::GlobalsOnly => self.globals_only = true,
-            Key::Host => self.connection.push(("host".to_owned(), utf8(value)?)),
-            Key::Database => options.database = Some(utf8(value)?),
+            Key::Host => self.connection.push(("host".to_owned(), text(value))),
+            Key::Database => options.database = Some(text(value)),
             Key::NoOwner => pass(&["-O".as_ref()]),
-            Key::Port => self.connection.push(("port".to_owned(), utf8(value)?)),
+            Key::Port => self.connection.push(("port".to_owned(), text(value))),
             Key::RolesOnly => self.roles_only = true,
             Key::SchemaOnly => pass(&["-s".as_ref()]),
             Key::Superuser => pass(&["-S".as_ref(), value]),
             Key::TablespacesOnly => self.tablespaces_only = true,
-            Key::User => self.connection.push(("user".to_owned(), utf8(value)?)),
+            Key::User => self.connection.push(("user".to_owned(), text(value))),
             Key::Verbose => {
                 options.verbose = true;
                 pass(&["-v".as_ref()]);
@@ -220,7 +220,7 @@ impl Reading {
                 options.no_privileges = true;
                 pass(&["-x".as_ref()]);
             }
-            Key::ExcludeDatabase => options.exclude_databases.push(utf8(value)?),
+            Key::ExcludeDatabase => options.exclude_databases.push(text(value)),
             Key::ExtraFloatDigits => pass(&["--extra-float-digits".as_ref(), value]),
             Key::Filter => self.read_filter(Path::new(value))?,
             Key::IfExists => options.if_exists = true,
@@ -235,7 +235,7 @@ impl Reading {
                 pass(&["--restrict-key".as_ref(), value]);
             }
             Key::Role => {
-                options.role = Some(utf8(value)?);
+                options.role = Some(text(value));
                 pass(&["--role".as_ref(), value]);
             }
             Key::RowsPerInsert => pass(&["--rows-per-insert".as_ref(), value]),
@@ -304,7 +304,7 @@ impl Reading {
             if item.object != "database" {
                 return Err(Mistake::Plain(item.refused("unsupported filter object")));
             }
-            self.options.exclude_databases.push(filter_pattern(&item)?);
+            self.options.exclude_databases.push(filter_pattern(&item));
         }
         Ok(())
     }

@@ -49,9 +49,17 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
     cluster.write(&mut sink, messages, &mut |database, out| {
         let mut words = dump_words.clone();
         words.extend(create_options(database, clean).iter().map(OsString::from));
+        if database.name.contains(['\n', '\r']) {
+            // Stock hands the name to a shell, and a script could not connect to such a database either.
+            return Err(LogicalError::new(format!(
+                "shell command argument contains a newline or carriage return: \"{}\"",
+                database.name
+            ))
+            .hint("rename the database, or leave it out with --exclude-database"));
+        }
         let connection = connection
             .clone()
-            .with("dbname", &database.name)
+            .with("dbname", &database.connection_name)
             .map_err(|error| LogicalError::new(error.to_string()))?;
         // Stock runs another program for this, whose messages have that program's name.
         pg_dump::dump_into(&words, &connection, out).map_err(|_| {

@@ -15,7 +15,7 @@ use crate::front::getopt::{OptionSpec, flag, parse, value};
 use crate::front::program::Mistake;
 use crate::front::values::{
     PASSWORD_HINT, Sections, check_if_exists, check_restrict_key, count, environment, filter_file,
-    not_allowed, restrict_key, together, too_many,
+    not_allowed, restrict_key, text as raw_value, together, too_many,
 };
 
 /// A command line, checked.
@@ -360,16 +360,11 @@ fn text(value: OsString) -> Text {
 
 /// `-d` may be a connection string; what it says beats the other options.
 fn connection(database: &OsString, options: Vec<(&'static str, OsString)>) -> Result<ConnInfo, LogicalError> {
-    let not_text = |what: &str| {
-        LogicalError::new(format!("{what} is not UTF-8"))
-            .hint("set it in a service file, or connect by another name")
-    };
-    let database = database.to_str().ok_or_else(|| not_text("the database's name"))?;
-    let mut words = Vec::new();
-    for (keyword, value) in &options {
-        words.push((*keyword, value.to_str().ok_or_else(|| not_text(keyword))?));
-    }
-    ConnInfo::resolve_with(&words, Some(database), &environment())
+    let options: Vec<(&str, String)> =
+        options.iter().map(|(keyword, value)| (*keyword, raw_value(value))).collect();
+    let words: Vec<(&str, &str)> =
+        options.iter().map(|(keyword, value)| (*keyword, value.as_str())).collect();
+    ConnInfo::resolve_with(&words, Some(&raw_value(database)), &environment())
         .and_then(|info| match info.get("fallback_application_name") {
             Some(_) => Ok(info),
             None => info.with("fallback_application_name", super::NAME),

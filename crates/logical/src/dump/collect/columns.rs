@@ -72,7 +72,9 @@ impl Collector<'_> {
             if invalid != 0 {
                 invalid_not_nulls.push(invalid);
             }
-            let column = column(row, &self.model.get(table).name)?;
+            // In a binary upgrade an inherited constraint is changed by its name later.
+            let by_name = self.options.binary_upgrade && is_18 && !self.model.table(table).partition;
+            let column = column(row, &self.model.get(table).name, by_name)?;
             let expected = self.model.table(table).columns.len() + 1;
             if row.parse::<usize>("attnum")? != expected {
                 return Err(LogicalError::catalog(format!(
@@ -215,13 +217,15 @@ impl Collector<'_> {
     }
 }
 
-fn column(row: Row<'_>, table: &str) -> Result<Column> {
+/// `by_name`: inherited NOT NULL constraints are named even where the server gives the name by itself.
+fn column(row: Row<'_>, table: &str, by_name: bool) -> Result<Column> {
     let name = text(row, "attname")?;
     let invalid = row.optional("notnull_invalidoid")?.is_some();
     let comment = optional(row, "notnull_comment")?;
     let not_null = match optional(row, "notnull_name")? {
         // It comes later, as a constraint.
         Some(_) if invalid => None,
+        Some(constraint) if by_name && !flag(row, "notnull_islocal")? => Some(constraint),
         // The name that the server gives by itself need not be said.
         Some(constraint) if comment.is_none() && constraint == format!("{table}_{name}_not_null") => {
             Some(String::new())

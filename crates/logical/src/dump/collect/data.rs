@@ -118,7 +118,7 @@ impl Collector<'_> {
     /// Large objects with the same owner and privileges share an entry.
     pub(super) fn large_objects(&mut self) -> Result<()> {
         let default = self.options.everything && self.options.data;
-        if !self.options.large_objects.unwrap_or(default) {
+        if !self.options.large_objects.unwrap_or(default) && !self.options.binary_upgrade {
             return Ok(());
         }
         let rows = self.session.query(
@@ -158,6 +158,10 @@ impl Collector<'_> {
             }
             object.privileges.current = privileges;
             object.privileges.default = default;
+            if self.options.binary_upgrade {
+                // Their contents are in the files that are taken over.
+                object.wanted = object.wanted.without(Parts::DATA);
+            }
             let data = self.model.add(CatalogId::default(), name, None, Kind::LargeObjectData { metadata });
             self.model.get_mut(data).present.add(Parts::DATA);
             self.model.depend(data, metadata);

@@ -3,9 +3,9 @@
 use pgkeep_format::archive::CatalogId;
 
 use super::Collector;
-use crate::dump::model::{Comment, Kind, Parts, catalog};
+use crate::dump::model::{Comment, Id, Kind, Label, Parts, catalog};
 use crate::dump::session::{optional, text};
-use crate::error::{LogicalError, Result};
+use crate::error::Result;
 
 impl Collector<'_> {
     /// Privileges of columns, and those that `initdb` or extensions gave.
@@ -24,7 +24,7 @@ impl Collector<'_> {
         }
         let rows = self
             .session
-            .query("SELECT objoid, classoid, objsubid, initprivs FROM pg_catalog.pg_init_privs")?;
+            .query("SELECT objoid, classoid, objsubid, initprivs, privtype FROM pg_catalog.pg_init_privs")?;
         for row in rows.iter() {
             let Some(id) = self.model.find(row.parse("classoid")?, row.parse("objoid")?) else { continue };
             if row.parse::<i32>("objsubid")? != 0 {
@@ -36,6 +36,7 @@ impl Collector<'_> {
             let public = matches!(object.kind, Kind::Schema { .. }) && object.name == "public";
             if !public {
                 object.privileges.initial = optional(row, "initprivs")?;
+                object.privileges.initial_of_extension = row.text("privtype")? == "e";
             }
         }
         Ok(())
@@ -53,14 +54,7 @@ impl Collector<'_> {
             let object = CatalogId { table_oid: row.parse("classoid")?, oid: row.parse("objoid")? };
             let Some(id) = self.model.find(object.table_oid, object.oid) else { continue };
             let sub: i32 = row.parse("objsubid")?;
-            // Columns of a composite type are commented with the type.
-            let table = self.model.table(id);
-            let commented = if sub != 0 && table.kind == b'c' {
-                self.model.find(catalog::TYPE, table.row_type)
-            } else {
-                Some(id)
-            };
-            if let Some(commented) = commented {
+            if let Some(commented) = self.with_columns(id, sub) {
                 self.model.get_mut(commented).present.add(Parts::COMMENT);
             }
             let comment = Comment { sub, text: text(row, "description")? };
@@ -69,34 +63,42 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Labels cannot be written yet: a dump that would lose one fails.
     pub(super) fn security_labels(&mut self) -> Result<()> {
         if self.options.no_security_labels {
             return Ok(());
         }
         let rows = self.session.query(
-            "SELECT provider, classoid, objoid FROM pg_catalog.pg_seclabel \
-             UNION ALL SELECT provider, classoid, objoid FROM pg_catalog.pg_shseclabel \
-             WHERE classoid = 'pg_catalog.pg_database'::pg_catalog.regclass AND objoid = \
-               (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
-             ORDER BY classoid, objoid",
+            "SELECT label, provider, classoid, objoid, objsubid FROM pg_catalog.pg_seclabel \
+             UNION ALL SELECT label, provider, classoid, objoid, 0 FROM pg_catalog.pg_shseclabel \
+             ORDER BY classoid, objoid, objsubid, provider",
         )?;
         for row in rows.iter() {
-            let id = self.model.find(row.parse("classoid")?, row.parse("objoid")?);
-            let name = match id.map(|id| self.model.get(id)) {
-                Some(object) if object.wanted.has(Parts::LABEL) => {
-                    format!("{} \"{}\"", object.kind.class(), object.name)
-                }
-                Some(_) => continue,
-                None if !self.options.create_database => continue,
-                None => "DATABASE".to_owned(),
+            let object = CatalogId { table_oid: row.parse("classoid")?, oid: row.parse("objoid")? };
+            let label = Label {
+                sub: row.parse("objsubid")?,
+                provider: text(row, "provider")?,
+                text: text(row, "label")?,
             };
-            return Err(LogicalError::new(format!(
-                "security labels are not supported yet: {name} has one of provider \"{}\"",
-                row.text("provider")?
-            ))
-            .hint("Use --no-security-labels to dump without them."));
+            if let Some(id) = self.model.find(object.table_oid, object.oid) {
+                let labelled = self.with_columns(id, label.sub);
+                if let Some(labelled) = labelled {
+                    self.model.get_mut(labelled).present.add(Parts::LABEL);
+                }
+            } else if object.table_oid != catalog::DATABASE {
+                continue;
+            }
+            self.model.labels.entry(object).or_default().push(label);
         }
         Ok(())
+    }
+
+    /// The object with whose entry it goes what is said of an object's column, or (`sub` 0) of itself: columns of a
+    /// composite type go with the type.
+    fn with_columns(&self, id: Id, sub: i32) -> Option<Id> {
+        let table = self.model.table(id);
+        match sub != 0 && table.kind == b'c' {
+            true => self.model.find(catalog::TYPE, table.row_type),
+            false => Some(id),
+        }
     }
 }

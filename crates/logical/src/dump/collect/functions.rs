@@ -17,8 +17,9 @@ impl Collector<'_> {
                           AND p.oid = c.castfunc) \
                OR EXISTS (SELECT 1 FROM pg_catalog.pg_transform t WHERE t.oid >= {FIRST_NORMAL_OID} \
                           AND (p.oid = t.trffromsql OR p.oid = t.trftosql)) \
-               OR p.proacl IS DISTINCT FROM pip.initprivs)",
-            routines()
+               OR p.proacl IS DISTINCT FROM pip.initprivs{})",
+            routines(),
+            self.or_member()
         );
         self.routines(&sql, Kind::Function)
     }
@@ -26,10 +27,23 @@ impl Collector<'_> {
     pub(super) fn aggregates(&mut self) -> Result<()> {
         let sql = format!(
             "{} p.prokind = 'a' AND (p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace \
-             OR p.proacl IS DISTINCT FROM pip.initprivs)",
-            routines()
+             OR p.proacl IS DISTINCT FROM pip.initprivs{})",
+            routines(),
+            self.or_member()
         );
         self.routines(&sql, Kind::Aggregate)
+    }
+
+    /// In a binary upgrade members of extensions are made one by one, those in `pg_catalog` too.
+    fn or_member(&self) -> &'static str {
+        match self.options.binary_upgrade {
+            true => {
+                " OR EXISTS (SELECT 1 FROM pg_catalog.pg_depend \
+                   WHERE classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND objid = p.oid \
+                   AND refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND deptype = 'e')"
+            }
+            false => "",
+        }
     }
 
     fn routines(&mut self, sql: &str, kind: fn(Function) -> Kind) -> Result<()> {

@@ -126,6 +126,7 @@ impl Collector<'_> {
         if generated_alike
             && !generated_otherwise
             && !partition
+            && !self.options.binary_upgrade
             && let Some(default) = default
         {
             self.model.get_mut(default).wanted = Parts::NONE;

@@ -119,6 +119,7 @@ impl<'a> Collector<'a> {
         collector.policies()?;
         collector.publications()?;
         collector.subscriptions()?;
+        collector.subscription_tables()?;
         collector.data()?;
         collector.large_objects()?;
         collector.dependencies()?;

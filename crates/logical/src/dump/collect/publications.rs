@@ -3,9 +3,9 @@
 use pgkeep_format::archive::CatalogId;
 
 use super::{Collector, catalog_id};
-use crate::dump::model::{Kind, Parts, catalog};
-use crate::dump::session::{number, oid_array, text};
-use crate::error::Result;
+use crate::dump::model::{Kind, Parts, SubscriptionTable, catalog};
+use crate::dump::session::{letter, number, oid_array, optional, text};
+use crate::error::{LogicalError, Result};
 
 impl Collector<'_> {
     pub(super) fn policies(&mut self) -> Result<()> {
@@ -110,6 +110,38 @@ impl Collector<'_> {
         for row in rows.iter() {
             let id = self.model.add(catalog_id(row)?, row.text("subname")?, None, Kind::Subscription);
             self.owner(id, row.parse("subowner")?)?;
+            self.select(id);
+        }
+        Ok(())
+    }
+
+    /// How far each table is, which goes on after a binary upgrade.
+    pub(super) fn subscription_tables(&mut self) -> Result<()> {
+        let options = self.options;
+        if options.no_subscriptions || !options.binary_upgrade || !self.session.is_at_least(17) {
+            return Ok(());
+        }
+        let rows = self.session.query(
+            "SELECT srsubid, srrelid, srsubstate, srsublsn FROM pg_catalog.pg_subscription_rel ORDER BY srsubid",
+        )?;
+        for row in rows.iter() {
+            let (subscription_oid, table_oid): (u32, u32) = (row.parse("srsubid")?, row.parse("srrelid")?);
+            let missing =
+                |what: &str, oid: u32| LogicalError::catalog(format!("{what} with OID {oid} does not exist"));
+            let subscription = self.model.find(catalog::SUBSCRIPTION, subscription_oid);
+            let subscription = subscription.ok_or_else(|| missing("subscription", subscription_oid))?;
+            let table = self.model.find_table(table_oid).ok_or_else(|| missing("table", table_oid))?;
+            let facts = SubscriptionTable {
+                subscription,
+                table,
+                state: letter(row, "srsubstate")?,
+                position: optional(row, "srsublsn")?,
+            };
+            let object = self.model.get(table);
+            let (name, schema) = (object.name.clone(), object.schema);
+            // As stock's, which is no row of a catalog.
+            let row_id = CatalogId { table_oid, oid: subscription_oid };
+            let id = self.model.add(row_id, name, schema, Kind::SubscriptionTable(facts));
             self.select(id);
         }
         Ok(())

@@ -12,7 +12,12 @@ impl Collector<'_> {
         let Some(extension) = self.model.members.get(&self.model.get(id).catalog).copied() else {
             return false;
         };
-        let wanted = self.model.get(extension).wanted_inside.and(Parts::PRIVILEGES);
+        let of_extension = self.model.get(extension);
+        // In a binary upgrade they are made one by one.
+        let wanted = match self.options.binary_upgrade {
+            true => of_extension.wanted,
+            false => of_extension.wanted_inside.and(Parts::PRIVILEGES),
+        };
         let object = self.model.get_mut(id);
         object.extension_member = true;
         object.wanted = wanted;

@@ -102,6 +102,7 @@ impl Collector<'_> {
             owned_by: (owning_table != 0).then_some((owning_table, number(row, "owning_col")?)),
             identity_sequence: flag(row, "is_identity_sequence")?,
             partition: flag(row, "relispartition")?,
+            whole: self.options.binary_upgrade,
             ..Table::default()
         };
         let schema = self.schema(row.parse("relnamespace")?)?;

@@ -38,6 +38,7 @@ impl Definer<'_> {
         if self.wants(id, Parts::COMMENT) {
             self.comment(id, "AGGREGATE", &identity);
         }
+        self.labels(id, "AGGREGATE", &identity);
         // GRANT knows functions only, and these have no stars.
         self.privileges(id, "FUNCTION", &format!("{name}({types})"))?;
         Ok(())

@@ -8,6 +8,11 @@ use crate::dump::session::{Session, optional, text};
 use crate::dump::sql::parse_array;
 use crate::error::{LogicalError, Result};
 
+/// `pg_largeobject`.
+const LARGE_OBJECT_TABLE: u32 = 2613;
+/// Its index.
+const LARGE_OBJECT_INDEX: u32 = 2683;
+
 impl Definer<'_> {
     /// Encoding, strings and search path: whatever reads the dump acts on them at once.
     pub(super) fn first_entries(&mut self, session: &mut Session) -> Result<()> {
@@ -41,10 +46,11 @@ impl Definer<'_> {
             _ => "'c' AS datlocprovider, NULL AS datlocale,",
         };
         let rules = if session.is_at_least(16) { "daticurules" } else { "NULL" };
+        let version = if session.is_at_least(15) { "datcollversion" } else { "NULL" };
         let rows = session.query(&format!(
             "SELECT tableoid, oid, datname, datdba, pg_catalog.pg_encoding_to_char(encoding) AS encoding, \
              datcollate, datctype, datacl, pg_catalog.acldefault('d', datdba) AS acldefault, datistemplate, \
-             datconnlimit, {locale} {rules} AS daticurules, \
+             datconnlimit, {locale} {rules} AS daticurules, {version} AS collversion, datfrozenxid, datminmxid, \
              (SELECT spcname FROM pg_catalog.pg_tablespace t WHERE t.oid = dattablespace) AS tablespace, \
              pg_catalog.shobj_description(oid, 'pg_database') AS description FROM pg_catalog.pg_database \
              WHERE datname = pg_catalog.current_database()"
@@ -54,6 +60,9 @@ impl Definer<'_> {
         let name = self.quoting.name(&database);
         let owner = self.model.role(row.parse("datdba")?)?;
         let mut sql = format!("CREATE DATABASE {name} WITH TEMPLATE = template0");
+        if self.options.binary_upgrade {
+            sql.push_str(&format!(" OID = {} STRATEGY = FILE_COPY", row.text("oid")?));
+        }
         let mut option = |word: &str, value: &str| sql.push_str(&format!(" {word} = {value}"));
         option("ENCODING", &self.quoting.literal(row.text("encoding")?));
         let provider = row.text("datlocprovider")?;
@@ -83,6 +92,9 @@ impl Definer<'_> {
         }
         if let Some(rules) = row.optional("daticurules")? {
             option("ICU_RULES", &self.quoting.literal(rules));
+        }
+        if let Some(version) = row.optional("collversion")?.filter(|_| self.options.binary_upgrade) {
+            option("COLLATION_VERSION", &self.quoting.literal(version));
         }
         let tablespace = text(row, "tablespace")?;
         if !tablespace.is_empty() && tablespace != "pg_default" && !self.options.no_tablespaces {
@@ -114,19 +126,39 @@ impl Definer<'_> {
                 ..Draft::default()
             });
         }
+        let labels = self.label_commands(catalog, |_| Some(format!("DATABASE {name}")));
+        if !labels.is_empty() {
+            self.add(Draft {
+                tag: format!("DATABASE {name}"),
+                desc: "SECURITY LABEL",
+                definition: Some(labels),
+                owner: Some(owner.clone()),
+                dependencies: vec![id],
+                ..Draft::default()
+            });
+        }
         let privileges = Privileges {
             current: optional(row, "datacl")?,
             default: text(row, "acldefault")?,
-            initial: None,
+            ..Privileges::default()
         };
         self.database_privileges(&name, &owner, &privileges, id)?;
-        let (properties, drop) = self.database_properties(
+        let (mut properties, drop) = self.database_properties(
             session,
             &database,
             catalog.oid,
             row.text("datconnlimit")?,
             row.boolean("datistemplate")?,
         )?;
+        if self.options.binary_upgrade {
+            properties.push_str(&format!(
+                "\n-- For binary upgrade, set datfrozenxid and datminmxid.\nUPDATE pg_catalog.pg_database\n\
+                 SET datfrozenxid = '{}', datminmxid = '{}'\nWHERE datname = {};\n",
+                row.text("datfrozenxid")?,
+                row.text("datminmxid")?,
+                self.quoting.literal(&database)
+            ));
+        }
         if !properties.is_empty() {
             self.add(Draft {
                 tag: database,
@@ -138,6 +170,42 @@ impl Definer<'_> {
                 ..Draft::default()
             });
         }
+        if self.options.binary_upgrade {
+            self.large_object_files(session)?;
+        }
+        Ok(())
+    }
+
+    /// Large objects are taken over as files: the table that holds them gets those of the old server.
+    fn large_object_files(&mut self, session: &mut Session) -> Result<()> {
+        let rows = session.query(&format!(
+            "SELECT oid, relfilenode, relfrozenxid, relminmxid FROM pg_catalog.pg_class \
+             WHERE oid IN ({LARGE_OBJECT_TABLE}, {LARGE_OBJECT_INDEX})"
+        ))?;
+        let mut files =
+            String::from("\n-- For binary upgrade, preserve pg_largeobject and index relfilenodes\n");
+        let mut horizons =
+            String::from("\n-- For binary upgrade, set pg_largeobject relfrozenxid and relminmxid\n");
+        for row in rows.iter() {
+            let oid: u32 = row.parse("oid")?;
+            let kind = if oid == LARGE_OBJECT_TABLE { "heap" } else { "index" };
+            files.push_str(&format!(
+                "SELECT pg_catalog.binary_upgrade_set_next_{kind}_relfilenode('{}'::pg_catalog.oid);\n",
+                row.text("relfilenode")?
+            ));
+            horizons.push_str(&format!(
+                "UPDATE pg_catalog.pg_class\nSET relfrozenxid = '{}', relminmxid = '{}'\nWHERE oid = {oid};\n",
+                row.text("relfrozenxid")?,
+                row.text("relminmxid")?
+            ));
+        }
+        self.add(Draft {
+            tag: "pg_largeobject".to_owned(),
+            desc: "pg_largeobject",
+            section: Some(Section::PreData),
+            definition: Some(format!("{files}TRUNCATE pg_catalog.pg_largeobject;\n{horizons}")),
+            ..Draft::default()
+        });
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use pgkeep_format::archive::{CatalogId, Section};
 
 use super::{Definer, Draft};
-use crate::dump::model::{Id, Parts};
+use crate::dump::model::{Id, Label, Parts};
 use crate::dump::privileges::{self, Subject};
 use crate::error::Result;
 
@@ -67,6 +67,77 @@ impl Definer<'_> {
         }
     }
 
+    /// The security labels of an object with an entry of its own. `kind` and `name` are as in SECURITY LABEL; `name` without
+    /// schema.
+    pub(super) fn labels(&mut self, id: Id, kind: &str, name: &str) {
+        if self.wants(id, Parts::LABEL) {
+            let of = self.model.get(id).catalog;
+            self.labels_of(id, kind, name, of, 0);
+        }
+    }
+
+    /// Labels of what `of` says, or of its column of number `sub`, as part of `owner`'s.
+    pub(super) fn labels_of(&mut self, owner: Id, kind: &str, name: &str, of: CatalogId, sub: i32) {
+        let object = self.model.get(owner);
+        let schema = object.schema.map(|schema| self.model.get(schema).name.clone());
+        let dot = schema.as_ref().map(|schema| format!("{}.", self.quoting.name(schema))).unwrap_or_default();
+        let commands =
+            self.label_commands(of, |label| (label.sub == sub).then(|| format!("{kind} {dot}{name}")));
+        self.labels_entry(owner, format!("{kind} {name}"), commands);
+    }
+
+    /// Labels of a relation and of its columns, in one entry.
+    pub(super) fn table_labels(&mut self, id: Id, kind: &str) {
+        if !self.wants(id, Parts::LABEL) {
+            return;
+        }
+        let qualified = self.qualified(id);
+        let commands = self.label_commands(self.model.get(id).catalog, |label| {
+            if label.sub == 0 {
+                return Some(format!("{kind} {qualified}"));
+            }
+            let position = usize::try_from(label.sub).ok()?.checked_sub(1)?;
+            let column = self.model.table(id).columns.get(position)?;
+            Some(format!("COLUMN {qualified}.{}", self.quoting.name(&column.name)))
+        });
+        let tag = format!("{kind} {}", self.name(id));
+        self.labels_entry(id, tag, commands);
+    }
+
+    /// A command for each label for which `subject` knows what it is on.
+    pub(super) fn label_commands(&self, of: CatalogId, subject: impl Fn(&Label) -> Option<String>) -> String {
+        if self.options.no_security_labels {
+            return String::new();
+        }
+        let labels = self.model.labels.get(&of);
+        let commands = labels.into_iter().flatten().filter_map(|label| {
+            Some(format!(
+                "SECURITY LABEL FOR {} ON {} IS {};\n",
+                self.quoting.name(&label.provider),
+                subject(label)?,
+                self.quoting.literal(&label.text)
+            ))
+        });
+        commands.collect()
+    }
+
+    fn labels_entry(&mut self, owner: Id, tag: String, commands: String) {
+        if commands.is_empty() {
+            return;
+        }
+        let object = self.model.get(owner);
+        let draft = Draft {
+            tag,
+            desc: "SECURITY LABEL",
+            definition: Some(commands),
+            schema: object.schema.map(|schema| self.model.get(schema).name.clone()),
+            owner: Some(object.owner.clone()),
+            dependencies: vec![owner],
+            ..Draft::default()
+        };
+        self.add(draft);
+    }
+
     /// The privileges of an object; gives the number of their entry if there is one.
     pub(super) fn privileges(&mut self, id: Id, kind: &str, name: &str) -> Result<Option<Id>> {
         self.privileges_with_tag(id, kind, name, None)
@@ -115,7 +186,17 @@ impl Definer<'_> {
             owner: &object.owner,
             prefix: "",
         };
-        let commands = privileges::commands(self.quoting, &subject, current, base)?;
+        let mut commands = String::new();
+        // In a binary upgrade no extension's script runs: what it gave is given, and noted as having come from one.
+        let recorded = initial.filter(|_| self.options.binary_upgrade && privileges.initial_of_extension);
+        if let Some(initial) = recorded {
+            let given = privileges::commands(self.quoting, &subject, initial, &privileges.default)?;
+            commands = format!(
+                "SELECT pg_catalog.binary_upgrade_set_record_init_privs(true);\n{given}\
+                 SELECT pg_catalog.binary_upgrade_set_record_init_privs(false);\n"
+            );
+        }
+        commands.push_str(&privileges::commands(self.quoting, &subject, current, base)?);
         if commands.is_empty() {
             return Ok(None);
         }

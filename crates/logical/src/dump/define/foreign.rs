@@ -82,5 +82,6 @@ impl Definer<'_> {
         if self.wants(id, Parts::COMMENT) {
             self.comment(id, desc, &name);
         }
+        self.labels(id, desc, &name);
     }
 }

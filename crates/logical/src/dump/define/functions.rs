@@ -51,6 +51,7 @@ impl Definer<'_> {
         if self.wants(id, Parts::COMMENT) {
             self.comment(id, keyword, &identity);
         }
+        self.labels(id, keyword, &identity);
         self.privileges(id, keyword, &identity)?;
         Ok(())
     }

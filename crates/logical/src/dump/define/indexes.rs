@@ -16,7 +16,7 @@ impl Definer<'_> {
         let name = self.name(id);
         if constraint.is_none() && self.wants(id, Parts::DEFINITION) {
             let qualified = self.qualified(id);
-            let mut sql = format!("{};\n", index.definition);
+            let mut sql = format!("{}{};\n", self.preserve_class(on.oid)?, index.definition);
             self.push_clustered(&mut sql, index, &name);
             for (column, target) in &index.statistics {
                 sql.push_str(&format!(
@@ -132,6 +132,7 @@ impl Definer<'_> {
         let name = self.quoting.name(&object.name);
         let definition = facts.definition.as_deref().unwrap_or("");
         let mut tablespace = None;
+        let mut preserved = String::new();
         let (desc, only, definition) = match facts.kind {
             b'p' | b'u' | b'x' => {
                 let index_id = facts.index;
@@ -144,6 +145,7 @@ impl Definer<'_> {
                     )));
                 };
                 tablespace = Some(index.tablespace.clone());
+                preserved = self.preserve_class(self.model.get(index_id).catalog.oid)?;
                 let mut sql = match &facts.definition {
                     Some(definition) => format!("{definition};\n"),
                     None => self.key_clauses(facts, index, relation)?,
@@ -179,7 +181,7 @@ impl Definer<'_> {
             let draft = Draft {
                 tag: format!("{} {}", of.name, object.name),
                 definition: Some(format!(
-                    "ALTER {foreign}TABLE {only}{table_name}\n    ADD CONSTRAINT {name} {definition}"
+                    "{preserved}ALTER {foreign}TABLE {only}{table_name}\n    ADD CONSTRAINT {name} {definition}"
                 )),
                 drop: Some(format!("ALTER {foreign}TABLE {only}{table_name} DROP CONSTRAINT {name};\n")),
                 section: Some(Section::PostData),

@@ -21,10 +21,16 @@ impl Definer<'_> {
             self.add(draft);
         }
         // Comments and privileges of large objects go with the data.
-        if self.wants(id, Parts::COMMENT) && self.options.data {
+        let (comments, labels) = (self.wants(id, Parts::COMMENT), self.wants(id, Parts::LABEL));
+        if (comments || labels) && (self.options.data || self.options.binary_upgrade) {
             for oid in &oids {
                 let on = CatalogId { table_oid: catalog::LARGE_OBJECT, oid: *oid };
-                self.comment_on(id, "LARGE OBJECT", &oid.to_string(), on, id);
+                if comments {
+                    self.comment_on(id, "LARGE OBJECT", &oid.to_string(), on, id);
+                }
+                if labels {
+                    self.labels_of(id, "LARGE OBJECT", &oid.to_string(), on, 0);
+                }
             }
         }
         if let (Some(first), Some(last)) = (oids.first(), oids.last()) {
@@ -35,7 +41,8 @@ impl Definer<'_> {
     }
 
     pub(super) fn large_object_data(&mut self, id: Id, metadata: Id) {
-        if !self.wants(id, Parts::DATA) {
+        // In a binary upgrade there are large objects even where no data is wanted.
+        if !self.wants(id, Parts::DATA) || !self.options.data {
             return;
         }
         let object = self.model.get(metadata);

@@ -4,6 +4,7 @@
 //! ([`texts`]); what follows from them and the model is put together here. Every text is stock 18's to the letter.
 
 mod aggregates;
+mod binary_upgrade;
 mod data;
 mod database;
 mod decorations;
@@ -216,12 +217,19 @@ impl Definer<'_> {
             Kind::PublicationTable { .. } => self.publication_table(id),
             Kind::PublicationSchema { .. } => self.publication_schema(id),
             Kind::Subscription => self.subscription(id),
+            Kind::SubscriptionTable(_) => {
+                self.subscription_table(id);
+                Ok(())
+            }
             // These come into being with others, or stand for places.
             Kind::DummyType(_) | Kind::PreDataBoundary | Kind::PostDataBoundary => Ok(()),
         }
     }
 
-    fn add(&mut self, draft: Draft) -> Id {
+    fn add(&mut self, mut draft: Draft) -> Id {
+        if let Some(membership) = self.membership(&draft) {
+            draft.definition.get_or_insert_default().push_str(&membership);
+        }
         let id = draft.id.unwrap_or_else(|| self.model.next_id());
         let encode = |text: &str| Text::from(&*self.encoding.lower(text));
         let text = |value: Option<String>| value.map(|value| encode(&value));

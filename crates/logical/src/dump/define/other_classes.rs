@@ -119,6 +119,7 @@ impl Definer<'_> {
         if self.wants(id, Parts::COMMENT) {
             self.comment(id, "LANGUAGE", &name);
         }
+        self.labels(id, "LANGUAGE", &name);
         if trusted {
             self.privileges(id, "LANGUAGE", &name)?;
         }
@@ -194,6 +195,9 @@ impl Definer<'_> {
                 )));
             }
         };
+        if let Some(version) = record.get("collversion").filter(|_| self.options.binary_upgrade) {
+            items.push(format!("version = {}", self.quoting.literal(version)));
+        }
         if record.get("collisdeterministic") == Some("f") {
             items.insert(0, "deterministic = false".to_owned());
         }

@@ -216,7 +216,7 @@ impl Fetcher<'_> {
         self.class(
             |kind| matches!(kind, Kind::Collation { .. }),
             &format!(
-                "SELECT tableoid, oid, collprovider, collisdeterministic, {locale} AS locale, {rules} AS rules, \
+                "SELECT tableoid, oid, collprovider, collisdeterministic, collversion, {locale} AS locale, {rules} AS rules, \
                  collcollate, collctype FROM pg_catalog.pg_collation WHERE oid = ANY($)"
             ),
         )?;

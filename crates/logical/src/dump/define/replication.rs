@@ -91,6 +91,30 @@ impl Definer<'_> {
         Ok(())
     }
 
+    pub(super) fn subscription_table(&mut self, id: Id) {
+        let Kind::SubscriptionTable(facts) = &self.model.get(id).kind else { return };
+        let subscription = self.model.get(facts.subscription);
+        if !self.wants(id, Parts::DEFINITION) || !subscription.wanted.has(Parts::DEFINITION) {
+            return;
+        }
+        let position = facts.position.as_deref().filter(|position| !position.is_empty());
+        let position = position.map_or_else(|| "NULL".to_owned(), |position| format!("'{position}'"));
+        let draft = Draft {
+            tag: format!("{} {}", subscription.name, self.model.get(facts.table).name),
+            definition: Some(format!(
+                "\n-- For binary upgrade, must preserve the subscriber table.\n\
+                 SELECT pg_catalog.binary_upgrade_add_sub_rel_state({}, {}, '{}', {position});\n",
+                self.quoting.literal(&subscription.name),
+                self.model.get(facts.table).catalog.oid,
+                char::from(facts.state)
+            )),
+            section: Some(Section::PostData),
+            owner: Some(subscription.owner.clone()),
+            ..self.draft(id, "SUBSCRIPTION TABLE")
+        };
+        self.add(draft);
+    }
+
     /// A subscription is made without a connection to its publisher: whoever restores decides when it starts.
     pub(super) fn subscription(&mut self, id: Id) -> Result<()> {
         let record = self.texts.records.of(self.model.get(id).catalog);
@@ -128,6 +152,7 @@ impl Definer<'_> {
         let origin = record.text("suborigin");
         option(!origin.eq_ignore_ascii_case("any"), &format!("origin = {origin}"));
         sql.push_str(");\n");
+        sql.push_str(&self.subscription_state(id));
         self.named_object(id, "SUBSCRIPTION", sql);
         Ok(())
     }

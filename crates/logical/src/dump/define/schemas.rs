@@ -35,6 +35,7 @@ impl Definer<'_> {
                 self.comment_entry(id, "SCHEMA", &name, &text, id);
             }
         }
+        self.labels(id, "SCHEMA", &name);
         self.privileges(id, "SCHEMA", &name)?;
         Ok(())
     }
@@ -44,10 +45,10 @@ impl Definer<'_> {
         let Kind::Extension(facts) = &self.model.get(id).kind else { return Ok(()) };
         if self.wants(id, Parts::DEFINITION) {
             // No version: the target's default is the one that fits there.
-            let definition = format!(
-                "CREATE EXTENSION IF NOT EXISTS {name} WITH SCHEMA {};\n",
-                self.quoting.name(&facts.schema_name)
-            );
+            let definition = self.empty_extension(id, &facts.schema_name).unwrap_or_else(|| {
+                let schema = self.quoting.name(&facts.schema_name);
+                format!("CREATE EXTENSION IF NOT EXISTS {name} WITH SCHEMA {schema};\n")
+            });
             let draft = Draft {
                 definition: Some(definition),
                 drop: Some(format!("DROP EXTENSION {name};\n")),
@@ -59,6 +60,7 @@ impl Definer<'_> {
         if self.wants(id, Parts::COMMENT) {
             self.comment(id, "EXTENSION", &name);
         }
+        self.labels(id, "EXTENSION", &name);
         Ok(())
     }
 }

@@ -40,7 +40,7 @@ impl Definer<'_> {
             ("bigint", false) => (i64::MIN, -1),
             (other, _) => return Err(LogicalError::catalog(format!("unrecognized sequence type: {other}"))),
         };
-        let mut definition = String::new();
+        let mut definition = self.preserve_class(self.model.get(id).catalog.oid)?;
         let mut drop = String::new();
         if let Some((owner, column)) = owner.filter(|_| table.identity_sequence) {
             let when = if column.identity == b'a' { "ALWAYS" } else { "BY DEFAULT" };
@@ -98,17 +98,19 @@ impl Definer<'_> {
             };
             self.add(draft);
         }
+        let name = self.name(id);
         if self.wants(id, Parts::COMMENT) {
-            let name = self.name(id);
             self.comment(id, "SEQUENCE", &name);
         }
+        self.labels(id, "SEQUENCE", &name);
         Ok(())
     }
 
     pub(super) fn sequence_set(&mut self, id: Id) -> Result<()> {
         let Kind::SequenceSet(data) = &self.model.get(id).kind else { return Ok(()) };
         // Before the position is asked for: in a dump without data nobody need be allowed to read it.
-        if !self.wants(id, Parts::DATA) {
+        let wanted = self.options.data || self.options.sequence_data;
+        if !wanted || !self.wants(id, Parts::DATA) {
             return Ok(());
         }
         let table = data.table;

@@ -1,7 +1,8 @@
 //! Relations of all kinds but sequences; partitions' attachment; defaults that stand apart.
 
+use super::binary_upgrade::TypeOids;
 use super::{Definer, Draft, has_options};
-use crate::dump::model::{Id, Kind, Parts, Privileges, Table};
+use crate::dump::model::{Id, Kind, Parts, Table};
 use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
@@ -30,8 +31,7 @@ impl Definer<'_> {
         let oid = self.model.get(id).catalog.oid;
         let columns = self.texts.column_privileges.get(&oid).cloned().unwrap_or_default();
         let dependencies: Vec<Id> = std::iter::once(id).chain(of_table).collect();
-        for (column, current, initial) in columns {
-            let privileges = Privileges { current, default: "{}".to_owned(), initial };
+        for (column, privileges) in columns {
             let column = self.quoting.name(&column);
             self.privileges_entry(id, "TABLE", name, Some(&column), &privileges, &dependencies, None)?;
         }
@@ -49,14 +49,16 @@ impl Definer<'_> {
             _ => "TABLE",
         };
         let unlogged = if table.persistence == b'u' && table.kind != b'p' { "UNLOGGED " } else { "" };
-        let mut sql = format!("CREATE {unlogged}{keyword} {name}");
-        if table.of_type != 0 {
+        let upgrade = self.options.binary_upgrade;
+        let mut sql = self.preserve_type(table.row_type, TypeOids::Plain)? + &self.preserve_class(oid)?;
+        sql.push_str(&format!("CREATE {unlogged}{keyword} {name}"));
+        if table.of_type != 0 && !upgrade {
             sql.push_str(&format!(" OF {}", self.type_name(table.of_type)?));
         }
         let foreign = self.texts.foreign_tables.get(&oid);
         if table.kind != b'm' {
             self.push_columns(&mut sql, table);
-            if !table.parents.is_empty() && !table.partition {
+            if !table.parents.is_empty() && !table.partition && !upgrade {
                 let parents: Vec<String> =
                     table.parents.iter().map(|parent| self.qualified(*parent)).collect();
                 sql.push_str(&format!("\nINHERITS ({})", parents.join(", ")));
@@ -94,6 +96,7 @@ impl Definer<'_> {
         } else {
             sql.push_str(";\n");
         }
+        sql.push_str(&self.restore_physical_state(id, table, &name)?);
         self.push_column_settings(&mut sql, table, &name);
         match table.replica_identity {
             b'n' if matches!(table.kind, b'r' | b'p' | b'm') => {
@@ -126,17 +129,26 @@ impl Definer<'_> {
         };
         self.add(draft);
         self.table_comments(id, keyword);
+        self.table_labels(id, keyword);
         self.constraint_comments(id, &name);
         Ok(())
     }
 
     fn push_columns(&self, sql: &mut String, table: &Table) {
         let mut items = Vec::new();
+        // In a binary upgrade columns come in their places; what they are in truth is said afterwards.
+        let upgrade = self.options.binary_upgrade;
+        let of_type = if upgrade { 0 } else { table.of_type };
         for (position, column) in table.columns.iter().enumerate() {
             let name = self.quoting.name(&column.name);
-            let not_null = column.not_null.as_deref().filter(|_| column.not_null_local || table.partition);
+            let not_null =
+                column.not_null.as_deref().filter(|_| column.not_null_local || table.partition || upgrade);
             let no_inherit = if column.not_null_no_inherit { " NO INHERIT" } else { "" };
             if table.is_printed(position) {
+                if column.dropped {
+                    items.push(format!("{name} INTEGER /* dummy */"));
+                    continue;
+                }
                 let default =
                     column.default.map(|default| self.model.get(default)).and_then(|default| match &default
                         .kind
@@ -145,11 +157,11 @@ impl Definer<'_> {
                         _ => None,
                     });
                 // The type says everything about a typed table's columns but this.
-                if table.of_type != 0 && default.is_none() && not_null.is_none() {
+                if of_type != 0 && default.is_none() && not_null.is_none() {
                     continue;
                 }
                 let mut item = name;
-                if table.of_type == 0 {
+                if of_type == 0 {
                     item.push_str(&format!(" {}", column.type_name));
                 }
                 if let Some(default) = default {
@@ -194,7 +206,7 @@ impl Definer<'_> {
         }
         if !items.is_empty() {
             sql.push_str(&format!(" (\n    {}\n)", items.join(",\n    ")));
-        } else if table.of_type == 0 {
+        } else if of_type == 0 {
             // A table without columns.
             sql.push_str(" (\n)");
         }

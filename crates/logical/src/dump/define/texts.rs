@@ -6,8 +6,9 @@ use std::str::FromStr;
 use pgkeep_format::archive::CatalogId;
 use pgkeep_wire::Row;
 
+use super::binary_upgrade::UpgradeFacts;
 use super::records::Records;
-use crate::dump::model::{Id, Kind, Model, Object, Parts};
+use crate::dump::model::{Id, Kind, Model, Object, Parts, Privileges};
 use crate::dump::options::DumpOptions;
 use crate::dump::session::{Session, flag, letter, number, oid_array, oids, optional, text};
 use crate::error::Result;
@@ -34,14 +35,16 @@ pub(super) struct Texts {
     pub(super) composites: HashMap<u32, Vec<CompositeColumn>>,
     pub(super) column_privileges: HashMap<u32, Vec<ColumnPrivileges>>,
     pub(super) depends_on_extension: HashMap<CatalogId, Vec<String>>,
+    /// What only a binary upgrade needs.
+    pub(super) upgrade: Option<UpgradeFacts>,
     /// Of classes that are put together from columns.
     pub(super) records: Records,
     /// Positions of sequences on servers before 18.
     pub(super) positions: HashMap<u32, (i64, bool)>,
 }
 
-/// A column, its privileges, and its initial ones.
-pub(super) type ColumnPrivileges = (String, Option<String>, Option<String>);
+/// A column and its privileges.
+pub(super) type ColumnPrivileges = (String, Privileges);
 
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "they are columns of pg_proc")]
@@ -116,6 +119,7 @@ pub(super) struct CompositeColumn {
     pub(super) name: String,
     pub(super) type_name: String,
     pub(super) collation: u32,
+    pub(super) dropped: bool,
 }
 
 struct Fetcher<'a> {
@@ -145,6 +149,9 @@ impl Texts {
         fetcher.types(&mut texts)?;
         texts.functions = fetcher.functions()?;
         texts.records = Records::fetch(fetcher.session, model, order)?;
+        if options.binary_upgrade {
+            texts.upgrade = Some(UpgradeFacts::fetch(fetcher.session)?);
+        }
         texts.depends_on_extension = fetcher.depends_on_extension()?;
         Ok(texts)
     }
@@ -240,14 +247,20 @@ impl Fetcher<'_> {
             self.wanted(|kind| matches!(kind, Kind::Table(table) if table.has_column_privileges));
         if let Some(array) = with_column_privileges {
             let rows = self.session.query(&format!(
-                "SELECT at.attrelid, at.attname, at.attacl, pip.initprivs FROM pg_catalog.pg_attribute at \
+                "SELECT at.attrelid, at.attname, at.attacl, pip.initprivs, pip.privtype FROM pg_catalog.pg_attribute at \
                  LEFT JOIN pg_catalog.pg_init_privs pip ON (at.attrelid = pip.objoid \
                    AND pip.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND at.attnum = pip.objsubid) \
                  WHERE at.attrelid = ANY({array}) AND NOT at.attisdropped \
                  AND (at.attacl IS NOT NULL OR pip.initprivs IS NOT NULL) ORDER BY at.attrelid, at.attnum"
             ))?;
             for row in rows.iter() {
-                let facts = (text(row, "attname")?, optional(row, "attacl")?, optional(row, "initprivs")?);
+                let privileges = Privileges {
+                    current: optional(row, "attacl")?,
+                    default: "{}".to_owned(),
+                    initial: optional(row, "initprivs")?,
+                    initial_of_extension: row.optional("privtype")? == Some("e"),
+                };
+                let facts = (text(row, "attname")?, privileges);
                 texts.column_privileges.entry(row.parse("attrelid")?).or_default().push(facts);
             }
         }
@@ -315,11 +328,11 @@ impl Fetcher<'_> {
         }
         if let Some(array) = self.types_of(b'c') {
             let rows = self.session.query(&format!(
-                "SELECT ct.oid, a.attname, a.attnum, pg_catalog.format_type(a.atttypid, a.atttypmod) AS atttypdefn, \
+                "SELECT ct.oid, a.attname, a.attnum, a.attisdropped, pg_catalog.format_type(a.atttypid, a.atttypmod) AS atttypdefn, \
                  CASE WHEN a.attcollation <> at.typcollation THEN a.attcollation ELSE 0 END AS attcollation \
                  FROM pg_catalog.pg_type ct JOIN pg_catalog.pg_attribute a ON a.attrelid = ct.typrelid \
                  LEFT JOIN pg_catalog.pg_type at ON at.oid = a.atttypid \
-                 WHERE ct.oid = ANY({array}) AND NOT a.attisdropped ORDER BY ct.oid, a.attnum"
+                 WHERE ct.oid = ANY({array}) AND a.attnum > 0 ORDER BY ct.oid, a.attnum"
             ))?;
             for row in rows.iter() {
                 let column = CompositeColumn {
@@ -327,6 +340,7 @@ impl Fetcher<'_> {
                     name: text(row, "attname")?,
                     type_name: text(row, "atttypdefn")?,
                     collation: number(row, "attcollation")?,
+                    dropped: flag(row, "attisdropped")?,
                 };
                 texts.composites.entry(row.parse("oid")?).or_default().push(column);
             }

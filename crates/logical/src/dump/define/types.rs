@@ -2,6 +2,7 @@
 
 use pgkeep_format::archive::CatalogId;
 
+use super::binary_upgrade::TypeOids;
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Kind, Parts, Type, catalog};
 use crate::error::{LogicalError, Result};
@@ -10,12 +11,12 @@ impl Definer<'_> {
     pub(super) fn type_of_any_kind(&mut self, id: Id) -> Result<()> {
         let Kind::Type(facts) = &self.model.get(id).kind else { return Ok(()) };
         let name = self.qualified(id);
-        let (kind, element) = (facts.kind, facts.element);
+        let (kind, element, relation) = (facts.kind, facts.element, facts.relation);
         let domain = kind == b'd';
         let keyword = if domain { "DOMAIN" } else { "TYPE" };
         let definition = match kind {
             b'b' => self.base_type(id, &name, element)?,
-            b'c' => self.composite_type(id, &name),
+            b'c' => self.composite_type(id, &name, relation)?,
             b'd' => self.domain(id, &name, facts)?,
             b'e' => self.enumeration(id, &name),
             b'r' => self.range(id, &name)?,
@@ -28,6 +29,13 @@ impl Definer<'_> {
                 return Ok(());
             }
         };
+        let with = match kind {
+            b'd' => TypeOids::WithArray,
+            b'r' => TypeOids::WithMultirange,
+            _ => TypeOids::Plain,
+        };
+        let preserved = self.preserve_type(self.model.get(id).catalog.oid, with)?;
+        let definition = preserved + &definition;
         // The functions of a base type go with it.
         let cascade = if kind == b'b' { " CASCADE" } else { "" };
         if self.wants(id, Parts::DEFINITION) {
@@ -42,6 +50,10 @@ impl Definer<'_> {
         if self.wants(id, Parts::COMMENT) {
             self.comment(id, keyword, &name);
         }
+        self.labels(id, keyword, &name);
+        if kind == b'c' && self.wants(id, Parts::LABEL) {
+            self.composite_column_labels(id, &name, relation);
+        }
         self.privileges(id, "TYPE", &name)?;
         if domain {
             self.domain_constraint_comments(id, &name);
@@ -55,8 +67,9 @@ impl Definer<'_> {
     pub(super) fn shell_type(&mut self, id: Id) -> Result<()> {
         let Kind::ShellType { base } = self.model.get(id).kind else { return Ok(()) };
         if self.wants(id, Parts::DEFINITION) {
+            let preserved = self.preserve_type(self.model.get(base).catalog.oid, TypeOids::Plain)?;
             let draft = Draft {
-                definition: Some(format!("CREATE TYPE {};\n", self.qualified(id))),
+                definition: Some(format!("{preserved}CREATE TYPE {};\n", self.qualified(id))),
                 owner: Some(self.model.get(base).owner.clone()),
                 ..self.draft(id, "SHELL TYPE")
             };
@@ -67,12 +80,24 @@ impl Definer<'_> {
 
     fn enumeration(&self, id: Id, name: &str) -> String {
         let labels = self.texts.enum_labels.get(&self.model.get(id).catalog.oid);
-        let labels: Vec<String> = labels
-            .into_iter()
-            .flatten()
-            .map(|label| format!("\n    {}", self.quoting.literal(label)))
-            .collect();
-        format!("CREATE TYPE {name} AS ENUM ({}\n);\n", labels.join(","))
+        let labels: Vec<String> =
+            labels.into_iter().flatten().map(|label| self.quoting.literal(label)).collect();
+        let Some(facts) = &self.texts.upgrade else {
+            let labels: Vec<String> = labels.iter().map(|label| format!("\n    {label}")).collect();
+            return format!("CREATE TYPE {name} AS ENUM ({}\n);\n", labels.join(","));
+        };
+        let mut sql = format!("CREATE TYPE {name} AS ENUM (\n);\n");
+        let oids = facts.enum_labels.get(&self.model.get(id).catalog.oid);
+        for (number, (label, oid)) in labels.iter().zip(oids.into_iter().flatten()).enumerate() {
+            if number == 0 {
+                sql.push_str("\n-- For binary upgrade, must preserve pg_enum oids\n");
+            }
+            sql.push_str(&format!(
+                "SELECT pg_catalog.binary_upgrade_set_next_pg_enum_oid('{oid}'::pg_catalog.oid);\n\
+                 ALTER TYPE {name} ADD VALUE {label};\n\n"
+            ));
+        }
+        sql
     }
 
     fn range(&self, id: Id, name: &str) -> Result<String> {
@@ -227,21 +252,36 @@ impl Definer<'_> {
         }
     }
 
-    fn composite_type(&self, id: Id, name: &str) -> String {
+    fn composite_type(&self, id: Id, name: &str, relation: u32) -> Result<String> {
         let columns = self.texts.composites.get(&self.model.get(id).catalog.oid);
         let columns: Vec<String> = columns
             .into_iter()
             .flatten()
+            .filter(|column| !column.dropped || self.options.binary_upgrade)
             .map(|column| {
-                format!(
-                    "\n\t{} {}{}",
-                    self.quoting.name(&column.name),
-                    column.type_name,
-                    self.collate(column.collation)
-                )
+                let column_name = self.quoting.name(&column.name);
+                if column.dropped {
+                    return format!("\n\t{column_name} INTEGER /* dummy */");
+                }
+                format!("\n\t{column_name} {}{}", column.type_name, self.collate(column.collation))
             })
             .collect();
-        format!("CREATE TYPE {name} AS ({}\n);\n", columns.join(","))
+        Ok(format!(
+            "{}CREATE TYPE {name} AS ({}\n);\n{}",
+            self.preserve_class(relation)?,
+            columns.join(","),
+            self.drop_attributes(relation, name)
+        ))
+    }
+
+    /// Stock forgets these.
+    fn composite_column_labels(&mut self, id: Id, name: &str, relation: u32) {
+        let of = CatalogId { table_oid: catalog::CLASS, oid: relation };
+        let columns = self.texts.composites.get(&self.model.get(id).catalog.oid).cloned().unwrap_or_default();
+        for column in columns.iter().filter(|column| !column.dropped) {
+            let column_name = format!("{name}.{}", self.quoting.name(&column.name));
+            self.labels_of(id, "COLUMN", &column_name, of, column.number);
+        }
     }
 
     fn composite_column_comments(&mut self, id: Id, name: &str) {

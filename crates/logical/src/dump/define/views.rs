@@ -2,6 +2,7 @@
 
 use pgkeep_format::archive::Section;
 
+use super::binary_upgrade::TypeOids;
 use super::{Definer, Draft, has_options};
 use crate::dump::model::{Id, Kind, Parts};
 use crate::error::{LogicalError, Result};
@@ -65,14 +66,17 @@ impl Definer<'_> {
         } else {
             format!("CREATE VIEW {}", self.view_clauses(id)?)
         };
+        let (row_type, oid) = (self.model.table(id).row_type, self.model.get(id).catalog.oid);
+        let preserved = self.preserve_type(row_type, TypeOids::Plain)? + &self.preserve_class(oid)?;
         let draft = Draft {
-            definition: Some(definition),
+            definition: Some(preserved + &definition),
             drop: Some(format!("DROP VIEW {name};\n")),
             relkind: b'v',
             ..self.draft(id, "VIEW")
         };
         self.add(draft);
         self.table_comments(id, "VIEW");
+        self.table_labels(id, "VIEW");
         Ok(())
     }
 

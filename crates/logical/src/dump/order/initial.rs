@@ -80,6 +80,9 @@ fn by_natural_key(model: &Model, a: &Kind, b: &Kind) -> Ordering {
         | (Kind::PublicationSchema { publication: a }, Kind::PublicationSchema { publication: b }) => {
             name(*a).cmp(name(*b))
         }
+        (Kind::SubscriptionTable(a), Kind::SubscriptionTable(b)) => {
+            name(a.subscription).cmp(name(b.subscription))
+        }
         _ => Ordering::Equal,
     }
 }

@@ -14,8 +14,10 @@ use std::path::Path;
 use jiff::Zoned;
 use pgkeep_format::archive::{
     ArchiveFormat, ArchiveHeader, ArchiveVersion, Compression, DumpId, EncodeError, INT_SIZE, LocalTime,
-    OFFSET_SIZE, TocEntry, write_entry, write_entry_count, write_header,
+    OFFSET_SIZE, Text, TocEntry, write_entry, write_entry_count, write_header,
 };
+
+use pgkeep_wire::raw_bytes;
 
 use super::{Dump, TOOL_VERSION};
 use crate::error::{LogicalError, Result};
@@ -115,7 +117,7 @@ fn header(dump: &Dump, options: &ArchiveOptions) -> ArchiveHeader {
             year_since_1900: i32::from(now.year()) - 1900,
             is_dst: now.time_zone().to_offset_info(now.timestamp()).dst().is_dst().into(),
         },
-        database: Some(dump.database().into()),
+        database: Some(Text::from(&*raw_bytes(dump.database()))),
         server_version: Some(dump.server_version().into()),
         dump_version: Some(TOOL_VERSION.into()),
     }
