@@ -7,7 +7,8 @@ use pgkeep_format::archive::{
     write_large_object,
 };
 
-use super::{ArchiveOptions, Chosen, OutputFile, table_of_contents, write_stream};
+use super::output_file::Out;
+use super::{ArchiveOptions, Chosen, table_of_contents, write_stream};
 use crate::compress::{Compressor, Framing};
 use crate::dump::Dump;
 use crate::error::{LogicalError, Result};
@@ -20,7 +21,7 @@ pub(super) fn write(
     mut entries: Vec<Chosen>,
     options: &ArchiveOptions,
     header: &ArchiveHeader,
-    file: &mut OutputFile,
+    file: Out<'_>,
 ) -> Result<()> {
     for chosen in &mut entries {
         chosen.entry.data = match chosen.entry.had_dumper {
@@ -89,7 +90,7 @@ fn large_objects(
 
 /// The file, with how much was written.
 struct Counted<'a> {
-    inner: &'a mut OutputFile,
+    inner: Out<'a>,
     position: u64,
 }
 

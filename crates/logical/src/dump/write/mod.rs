@@ -21,6 +21,7 @@ use super::{Dump, TOOL_VERSION};
 use crate::error::{LogicalError, Result};
 use crate::restore::{self, Archive, Contents, Reporter, RestoreOptions, select};
 
+use output_file::Out;
 pub use output_file::OutputFile;
 
 /// How an archive is written.
@@ -57,13 +58,35 @@ pub fn write_archive(
         (ArchiveFormat::Directory, None) => Err(LogicalError::new("no output directory specified")),
         (format, path) => {
             let mut file = OutputFile::create(path, options.sync)?;
+            let out = Out::File(&mut file);
             match format {
-                ArchiveFormat::Custom => custom::write(dump, entries, options, &header, &mut file)?,
-                _ => tar::write(dump, entries, &header, &mut file)?,
+                ArchiveFormat::Custom => custom::write(dump, entries, options, &header, out)?,
+                _ => tar::write(dump, entries, &header, out)?,
             }
             file.finish()
         }
     }
+}
+
+/// Writes an archive of what is selected to anything, from its beginning to its end; not as a directory. The archive is
+/// whole when this returns `Ok`, and `out` is flushed; whether it is durable then is the business of whoever gave `out`.
+pub fn write_archive_to(
+    dump: &mut Dump,
+    selection: &mut RestoreOptions,
+    options: &ArchiveOptions,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let header = header(dump, options);
+    let entries = choose(dump, &header, selection)?;
+    match options.format {
+        ArchiveFormat::Directory => {
+            return Err(LogicalError::new("a directory cannot be written as a stream")
+                .hint("choose the custom or the tar format"));
+        }
+        ArchiveFormat::Custom => custom::write(dump, entries, options, &header, Out::Stream(out))?,
+        ArchiveFormat::Tar => tar::write(dump, entries, &header, Out::Stream(out))?,
+    }
+    out.flush().map_err(|error| LogicalError::output(&error))
 }
 
 /// Writes a script of what is selected.

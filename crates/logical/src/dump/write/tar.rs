@@ -9,7 +9,8 @@ use pgkeep_format::archive::directory::{
 use pgkeep_format::archive::{ArchiveHeader, DataLocation};
 use pgkeep_format::tar::{BLOCK, END_OF_ARCHIVE};
 
-use super::{Chosen, OutputFile, table_of_contents};
+use super::output_file::Out;
+use super::{Chosen, table_of_contents};
 use crate::dump::Dump;
 use crate::error::{LogicalError, Result};
 
@@ -17,7 +18,7 @@ pub(super) fn write(
     dump: &mut Dump,
     mut entries: Vec<Chosen>,
     header: &ArchiveHeader,
-    file: &mut OutputFile,
+    mut file: Out<'_>,
 ) -> Result<()> {
     for chosen in &mut entries {
         let entry = &mut chosen.entry;
@@ -30,29 +31,29 @@ pub(super) fn write(
         }
     }
     let table = table_of_contents(header, &entries)?;
-    member(file, TOC_FILE, &table)?;
+    member(&mut file, TOC_FILE, &table)?;
     for chosen in &entries {
         let id = chosen.entry.dump_id;
         if !chosen.with_data || !chosen.entry.had_dumper {
             continue;
         }
         match dump.large_objects(id).map(<[u32]>::to_vec) {
-            None => spooled_member(file, &data_file(id), |spool| dump.write_rows(id, spool))?,
+            None => spooled_member(&mut file, &data_file(id), |spool| dump.write_rows(id, spool))?,
             Some(oids) => {
                 let mut list = String::new();
                 for oid in oids {
                     let name = large_object_file(oid);
-                    spooled_member(file, &name, |spool| dump.write_large_object(oid, spool))?;
+                    spooled_member(&mut file, &name, |spool| dump.write_large_object(oid, spool))?;
                     list.push_str(&large_object_line(oid));
                 }
-                member(file, &large_object_list(id), list.as_bytes())?;
+                member(&mut file, &large_object_list(id), list.as_bytes())?;
             }
         }
     }
     file.write_all(&END_OF_ARCHIVE).map_err(|error| LogicalError::output(&error))
 }
 
-fn member(out: &mut OutputFile, name: &str, bytes: &[u8]) -> Result<()> {
+fn member(out: &mut Out<'_>, name: &str, bytes: &[u8]) -> Result<()> {
     let header = tar_header(name, bytes.len() as u64);
     let padding = vec![0; padding(bytes.len() as u64)];
     for part in [&header[..], bytes, &padding] {
@@ -63,7 +64,7 @@ fn member(out: &mut OutputFile, name: &str, bytes: &[u8]) -> Result<()> {
 
 /// A member's size stands in front of it, so that what is not known yet has to wait in a file.
 fn spooled_member(
-    out: &mut OutputFile,
+    out: &mut Out<'_>,
     name: &str,
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
