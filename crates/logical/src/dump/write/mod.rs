@@ -5,7 +5,9 @@
 
 mod custom;
 mod directory;
+mod indexing;
 mod output_file;
+mod script;
 mod tar;
 
 use std::io::Write;
@@ -18,6 +20,7 @@ use pgkeep_format::archive::{
 };
 
 use super::{Dump, TOOL_VERSION};
+use crate::compress::Codec;
 use crate::error::{LogicalError, Result};
 use crate::restore::{self, Archive, Contents, Reporter, RestoreOptions, select};
 
@@ -33,8 +36,35 @@ pub struct ArchiveOptions {
     pub compression: Compression,
     /// The codec's own when none.
     pub level: Option<i32>,
+    /// Zstandard looks for matches far back.
+    pub long_distance: bool,
     /// Files are flushed to disk before the dump ends.
     pub sync: bool,
+    /// Of the layout: 1.14 for `pg_restore` from 12 on, 1.15 from 16 on, 1.16 from 17 on.
+    pub version: ArchiveVersion,
+    /// With pgkeep's index of pieces, which other programs pass over.
+    pub index: bool,
+}
+
+impl Default for ArchiveOptions {
+    /// A custom archive with an index, not compressed.
+    fn default() -> ArchiveOptions {
+        ArchiveOptions {
+            format: ArchiveFormat::Custom,
+            compression: Compression::None,
+            level: None,
+            long_distance: false,
+            sync: true,
+            version: ArchiveVersion::V1_16,
+            index: true,
+        }
+    }
+}
+
+impl ArchiveOptions {
+    fn codec(&self) -> Codec {
+        Codec { compression: self.compression, level: self.level, long_distance: self.long_distance }
+    }
 }
 
 /// An entry, and whether its data is wanted.
@@ -61,7 +91,7 @@ pub fn write_archive(
             let out = Out::File(&mut file);
             match format {
                 ArchiveFormat::Custom => custom::write(dump, entries, options, &header, out)?,
-                _ => tar::write(dump, entries, &header, out)?,
+                _ => tar::write(dump, entries, options, &header, out)?,
             }
             file.finish()
         }
@@ -84,7 +114,7 @@ pub fn write_archive_to(
                 .hint("choose the custom or the tar format"));
         }
         ArchiveFormat::Custom => custom::write(dump, entries, options, &header, Out::Stream(out))?,
-        ArchiveFormat::Tar => tar::write(dump, entries, &header, Out::Stream(out))?,
+        ArchiveFormat::Tar => tar::write(dump, entries, options, &header, Out::Stream(out))?,
     }
     out.flush().map_err(|error| LogicalError::output(&error))
 }
@@ -97,13 +127,11 @@ pub fn write_script(
     reporter: &dyn Reporter,
 ) -> Result<()> {
     // A script shows nothing of the header but the versions, and positions of data if the format has them: tar has none.
-    let archive = ArchiveOptions {
-        format: ArchiveFormat::Tar,
-        compression: Compression::None,
-        level: None,
-        sync: false,
-    };
+    let archive = ArchiveOptions { format: ArchiveFormat::Tar, ..ArchiveOptions::default() };
     let header = header(&dump, &archive);
+    if !dump.others.is_empty() {
+        return script::write_parallel(dump, header, options, out, reporter);
+    }
     let entries = std::mem::take(&mut dump.entries);
     let mut archive = Archive::live(header, entries, Box::new(dump))?;
     restore::write_script(&mut archive, options, out, reporter)
@@ -115,15 +143,29 @@ fn choose(dump: &Dump, header: &ArchiveHeader, selection: &mut RestoreOptions) -
     let chosen = contents.entries.into_iter().zip(wanted).filter(|(_, wanted)| wanted.is_anything());
     let (mut entries, with_data): (Vec<TocEntry>, Vec<bool>) =
         chosen.map(|(entry, wanted)| (entry, wanted.data)).unzip();
+    let has_groups = entries.iter().any(|entry| entry.desc == "BLOB METADATA");
+    if has_groups && !header.version.is_at_least(ArchiveVersion::V1_16) {
+        return Err(LogicalError::new(format!(
+            "large objects cannot be written into archives of version {}.{}",
+            header.version.major, header.version.minor
+        ))
+        .hint("leave them out with --no-large-objects, or write version 1.16, which pg_restore reads from 17 on"));
+    }
     dump.add_dependencies(&mut entries);
     let chosen = entries.into_iter().zip(with_data);
     Ok(chosen.map(|(entry, with_data)| Chosen { entry, with_data }).collect())
 }
 
+/// The entries whose data is written, in order.
+fn with_data(entries: &[Chosen]) -> Vec<DumpId> {
+    let wanted = entries.iter().filter(|chosen| chosen.with_data && chosen.entry.had_dumper);
+    wanted.map(|chosen| chosen.entry.dump_id).collect()
+}
+
 fn header(dump: &Dump, options: &ArchiveOptions) -> ArchiveHeader {
     let now = Zoned::now();
     ArchiveHeader {
-        version: ArchiveVersion::V1_16,
+        version: options.version,
         int_size: INT_SIZE,
         offset_size: OFFSET_SIZE,
         format: options.format,
@@ -175,10 +217,4 @@ fn write_table(
         bytes.clear();
     }
     out.write_all(&bytes).map_err(|error| LogicalError::output(&error))
-}
-
-/// Writes what an entry holds in rows, as a stream that is complete.
-fn write_stream<W: Write>(dump: &mut Dump, id: DumpId, mut sink: W) -> Result<W> {
-    dump.write_rows(id, &mut sink)?;
-    Ok(sink)
 }
