@@ -5,6 +5,7 @@
 //! joining in [`Framing`].
 
 mod lz4_walk;
+mod piece;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
@@ -13,6 +14,8 @@ use lz4_flex::frame::FrameDecoder;
 use pgkeep_format::archive::Compression;
 
 use lz4_walk::Lz4Walk;
+pub use piece::piece_reader;
+pub(crate) use piece::{GzipStream, PieceCompressor};
 
 /// What compressed bytes lie in. It decides how gzip is meant.
 ///
@@ -29,6 +32,32 @@ pub enum Framing {
     Chunks,
     /// A file of a directory: gzip members.
     File,
+}
+
+/// How data is compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Codec {
+    /// The method.
+    pub compression: Compression,
+    /// Its own default when none. LZ4 has no levels here.
+    pub level: Option<i32>,
+    /// Zstandard looks for matches far back.
+    pub long_distance: bool,
+}
+
+impl Codec {
+    /// The codec at its default level.
+    #[must_use]
+    pub fn of(compression: Compression) -> Codec {
+        Codec { compression, ..Codec::default() }
+    }
+
+    fn zlib_level(self) -> flate2::Compression {
+        match self.level.and_then(|level| u32::try_from(level).ok()) {
+            Some(level) => flate2::Compression::new(level.min(9)),
+            None => flate2::Compression::default(),
+        }
+    }
 }
 
 /// A reader of what `compressed` holds.
@@ -133,21 +162,13 @@ impl<W: Write> std::fmt::Debug for Compressor<W> {
 }
 
 impl<W: Write> Compressor<W> {
-    /// A compressor; `level` none is the codec's default. LZ4 has no levels here.
+    /// A compressor.
     ///
     /// # Errors
     /// When the codec refuses the level.
-    pub fn new(
-        sink: W,
-        compression: Compression,
-        level: Option<i32>,
-        framing: Framing,
-    ) -> io::Result<Compressor<W>> {
-        let zlib_level = || match level.and_then(|level| u32::try_from(level).ok()) {
-            Some(level) => flate2::Compression::new(level.min(9)),
-            None => flate2::Compression::default(),
-        };
-        Ok(match (compression, framing) {
+    pub fn new(sink: W, codec: Codec, framing: Framing) -> io::Result<Compressor<W>> {
+        let zlib_level = || codec.zlib_level();
+        Ok(match (codec.compression, framing) {
             (Compression::None, _) => Compressor::None(sink),
             (Compression::Gzip, Framing::Chunks) => {
                 Compressor::Zlib(flate2::write::ZlibEncoder::new(sink, zlib_level()))
@@ -156,11 +177,26 @@ impl<W: Write> Compressor<W> {
                 Compressor::Gzip(flate2::write::GzEncoder::new(sink, zlib_level()))
             }
             (Compression::Lz4, _) => Compressor::Lz4(Box::new(lz4_flex::frame::FrameEncoder::new(sink))),
-            (Compression::Zstd, _) => Compressor::Zstd(zstd::stream::write::Encoder::new(
-                sink,
-                level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL),
-            )?),
+            (Compression::Zstd, _) => {
+                let level = codec.level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL);
+                let mut encoder = zstd::stream::write::Encoder::new(sink, level)?;
+                if codec.long_distance {
+                    encoder.long_distance_matching(true)?;
+                }
+                Compressor::Zstd(encoder)
+            }
         })
+    }
+
+    /// What is written to.
+    fn get_mut(&mut self) -> &mut W {
+        match self {
+            Compressor::None(sink) => sink,
+            Compressor::Zlib(encoder) => encoder.get_mut(),
+            Compressor::Gzip(encoder) => encoder.get_mut(),
+            Compressor::Lz4(encoder) => encoder.get_mut(),
+            Compressor::Zstd(encoder) => encoder.get_mut(),
+        }
     }
 
     /// Ends the stream and gives the sink back.
@@ -215,7 +251,7 @@ mod tests {
     ];
 
     fn compressed(bytes: &[u8], compression: Compression, framing: Framing) -> Vec<u8> {
-        let mut compressor = Compressor::new(Vec::new(), compression, None, framing).unwrap();
+        let mut compressor = Compressor::new(Vec::new(), Codec::of(compression), framing).unwrap();
         compressor.write_all(bytes).unwrap();
         compressor.finish().unwrap()
     }

@@ -8,7 +8,7 @@ use pgkeep_format::archive::{
     TocEntry, write_block, write_chunk_end, write_chunks, write_entry, write_entry_count, write_header,
     write_large_object,
 };
-use pgkeep_logical::compress::{Compressor, Framing, buffered_reader};
+use pgkeep_logical::compress::{Codec, Compressor, Framing, buffered_reader};
 use pgkeep_testkit::{Scratch, installation};
 
 use crate::support::{Lab, bytes_of, ours, same, write};
@@ -66,7 +66,7 @@ fn put_together(parts: &Parts, minor: u8, compression: Compression) -> Vec<u8> {
     };
     let length = table(&entries).len();
     let stream = |out: &mut Vec<u8>, raw: &[u8]| {
-        let mut compressor = Compressor::new(Vec::new(), compression, None, Framing::Chunks).unwrap();
+        let mut compressor = Compressor::new(Vec::new(), Codec::of(compression), Framing::Chunks).unwrap();
         compressor.write_all(raw).unwrap();
         write_chunks(out, &compressor.finish().unwrap());
         write_chunk_end(out);

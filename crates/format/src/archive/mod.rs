@@ -18,6 +18,7 @@ mod encode;
 mod entry;
 mod error;
 mod header;
+mod piece_index;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -33,4 +34,8 @@ pub use encode::{
 pub use entry::{CatalogId, DataLocation, DumpId, Section, TocEntry};
 pub use error::ArchiveError;
 pub use header::{ArchiveFormat, ArchiveHeader, ArchiveVersion, Compression, LocalTime};
+pub use piece_index::{
+    DataKind, DataPiece, INDEX_DUMP_ID, INDEX_FILE, INDEX_TRAILER_LENGTH, IndexError, IndexTrailer,
+    IndexedEntry, PIECE_DIGEST_LENGTH, PieceIndex,
+};
 pub use text::Text;

@@ -14,11 +14,14 @@ mod ahead;
 mod collect;
 mod define;
 mod encoding;
+mod fetch;
+mod large_objects;
 mod model;
 mod options;
 mod order;
 pub(crate) mod patterns;
 pub(crate) mod privileges;
+mod progress;
 mod rows;
 pub(crate) mod session;
 pub(crate) mod sql;
@@ -27,20 +30,26 @@ pub mod write;
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::sync::Arc;
 
 use pgkeep_format::archive::{DumpId, Text, TocEntry};
 use pgkeep_wire::ConnInfo;
 
 pub(crate) use encoding::Encoding;
 pub use options::{DumpOptions, Patterns, RowFormat, SessionOptions};
+pub use progress::{DataOfEntry, DumpObserver, WrittenData};
 pub use session::TOOL_VERSION;
 
 use collect::Collector;
 use define::DataSource;
+use fetch::{Delivery, Fetching, Plan, Sequence};
 use model::Model;
+use progress::Observed;
+use rows::Extent;
 use session::Session;
 use statistics::AllStatistics;
 
+use crate::compress::{Codec, Framing};
 use crate::error::Result;
 use crate::restore::LiveData;
 
@@ -48,22 +57,48 @@ use crate::restore::LiveData;
 #[derive(Debug)]
 pub struct Dump {
     session: Session,
-    /// More sessions in the same snapshot, for parallel dumps.
+    /// More sessions in the same snapshot, which fetch the data of a parallel dump.
     others: Vec<Session>,
     entries: Vec<TocEntry>,
-    data: HashMap<DumpId, DataSource>,
+    data: Arc<HashMap<DumpId, DataSource>>,
     statistics: AllStatistics,
     model: Model,
     rows: RowFormat,
+    part_bytes: u64,
     warnings: Vec<String>,
+    observed: Option<Arc<Observed>>,
 }
 
 impl Dump {
+    /// Who is told of the data from now on.
+    pub fn observe(&mut self, observer: Arc<dyn DumpObserver>) {
+        let mut of = HashMap::new();
+        for entry in self.entries.iter().filter(|entry| entry.had_dumper) {
+            let schema = entry.namespace.as_ref().map(|schema| schema.to_lossy().into_owned());
+            let name = entry.tag.to_lossy().into_owned();
+            of.insert(entry.dump_id, (schema.unwrap_or_default(), name, self.estimate(entry.dump_id)));
+        }
+        self.observed = Some(Arc::new(Observed { observer, of }));
+    }
+
+    /// About how many bytes on the server the data is in that would be written.
+    pub fn estimated_bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| self.estimate(entry.dump_id)).sum()
+    }
+
+    fn estimate(&self, id: DumpId) -> u64 {
+        match self.data.get(&id) {
+            Some(DataSource::Rows(source)) => source.pages.saturating_mul(8192),
+            Some(DataSource::LargeObjects(_)) | None => 0,
+        }
+    }
+
     /// Connects, takes a snapshot, and reads the catalogs.
     pub fn start(conninfo: &ConnInfo, options: &DumpOptions) -> Result<Dump> {
         let mut session = Session::start(conninfo, options)?;
         let mut others = Vec::new();
-        for _ in 1..options.jobs.max(1) {
+        // With several jobs the first session keeps the locks and the snapshot, and fetches nothing.
+        for _ in 0..if options.jobs > 1 { options.jobs } else { 0 } {
             others.push(session.another(conninfo, options)?);
         }
         session.prepare_ahead(conninfo, options)?;
@@ -80,11 +115,13 @@ impl Dump {
             session,
             others,
             entries,
-            data,
+            data: Arc::new(data),
             statistics,
             model: collected.model,
             rows: options.rows,
+            part_bytes: options.part_bytes,
             warnings,
+            observed: None,
         })
     }
 
@@ -123,9 +160,13 @@ impl Dump {
 
     /// Writes the rows of an entry as they stand in an archive, end mark included.
     pub fn write_rows(&mut self, id: DumpId, out: &mut dyn Write) -> Result<()> {
-        match self.data.get(&id) {
-            Some(DataSource::Rows(source)) => rows::write(&mut self.session, source, self.rows, out),
-            Some(DataSource::LargeObjects(_)) | None => Ok(()),
+        let Some(DataSource::Rows(source)) = self.data.get(&id) else { return Ok(()) };
+        let (session, format) = (&mut self.session, self.rows);
+        let mut write =
+            |out: &mut dyn Write| rows::write(session, source, Extent::WHOLE, format, out).map(drop);
+        match &self.observed {
+            Some(observed) => observed.write(id, format == RowFormat::Copy, out, &mut write),
+            None => write(out),
         }
     }
 
@@ -136,27 +177,7 @@ impl Dump {
 
     /// Writes the contents of a large object.
     pub fn write_large_object(&mut self, oid: u32, out: &mut dyn Write) -> Result<()> {
-        rows::large_object(&mut self.session, oid, out)
-    }
-}
-
-/// One of the sessions that fetch data at the same time.
-#[derive(Debug)]
-struct Fetcher<'a> {
-    session: &'a mut Session,
-    data: &'a HashMap<DumpId, DataSource>,
-    rows: RowFormat,
-    /// It does not hold the locks.
-    is_other: bool,
-}
-
-impl Dump {
-    /// All sessions, to be used by a thread each.
-    fn fetchers(&mut self) -> Vec<Fetcher<'_>> {
-        let Dump { session, others, data, rows, .. } = self;
-        let first = std::iter::once((session, false));
-        let sessions = first.chain(others.iter_mut().map(|session| (session, true)));
-        sessions.map(|(session, is_other)| Fetcher { session, data, rows: *rows, is_other }).collect()
+        large_objects::write(&mut self.session, oid, out)
     }
 
     /// About how much an entry holds.
@@ -169,24 +190,32 @@ impl Dump {
     }
 }
 
-impl Fetcher<'_> {
-    fn large_objects(&self, id: DumpId) -> Option<&[u32]> {
-        match self.data.get(&id)? {
-            DataSource::LargeObjects(oids) => Some(oids),
-            DataSource::Rows(_) => None,
+impl Dump {
+    /// How data is fetched.
+    fn fetching(&self, codec: Codec, framing: Framing) -> Fetching {
+        Fetching {
+            data: Arc::clone(&self.data),
+            rows: self.rows,
+            codec,
+            framing,
+            observed: self.observed.clone(),
         }
     }
 
-    fn write_rows(&mut self, id: DumpId, out: &mut dyn Write) -> Result<()> {
-        let Some(DataSource::Rows(source)) = self.data.get(&id) else { return Ok(()) };
-        if self.is_other {
-            rows::lock(self.session, source)?;
+    /// Fetches the data of these entries, by all sessions that there are for it, while `write` takes it.
+    fn fetch<T>(
+        &mut self,
+        entries: &[DumpId],
+        sequence: Sequence,
+        (codec, framing): (Codec, Framing),
+        write: impl FnOnce(Delivery) -> Result<T>,
+    ) -> Result<T> {
+        let plan = Plan::new(self, entries, sequence)?;
+        let fetching = self.fetching(codec, framing);
+        if self.others.is_empty() {
+            return fetch::fetch(vec![&mut self.session], true, &fetching, plan, write);
         }
-        rows::write(self.session, source, self.rows, out)
-    }
-
-    fn write_large_object(&mut self, oid: u32, out: &mut dyn Write) -> Result<()> {
-        rows::large_object(self.session, oid, out)
+        fetch::fetch(self.others.iter_mut().collect(), false, &fetching, plan, write)
     }
 }
 

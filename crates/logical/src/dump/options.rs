@@ -49,8 +49,10 @@ pub struct DumpOptions {
     pub quote_all_identifiers: bool,
     /// `--load-via-partition-root`.
     pub load_via_partition_root: bool,
-    /// Sessions that fetch data at the same time.
+    /// Sessions that fetch data at the same time. More than one are besides that which holds the locks.
     pub jobs: u32,
+    /// Bytes of a table on the server that one session fetches at a time, when several do; for tests.
+    pub part_bytes: u64,
     /// How rows are written.
     pub rows: RowFormat,
     /// Patterns of objects.
@@ -83,6 +85,7 @@ impl Default for DumpOptions {
             quote_all_identifiers: false,
             load_via_partition_root: false,
             jobs: 1,
+            part_bytes: 32 << 20,
             rows: RowFormat::Copy,
             patterns: Patterns::default(),
             session: SessionOptions::default(),
@@ -95,6 +98,8 @@ impl Default for DumpOptions {
 pub enum RowFormat {
     /// As the text of COPY.
     Copy,
+    /// As COPY's binary form, in archives only.
+    CopyBinary,
     /// As INSERT commands.
     Inserts {
         /// The most rows of one command.

@@ -243,6 +243,11 @@ impl Session {
         })
     }
 
+    /// Stops what the session is doing, from another thread.
+    pub(crate) fn cancel_handle(&self) -> pgkeep_wire::CancelHandle {
+        self.connection.cancel_handle()
+    }
+
     /// Whether the server is of this major version or later.
     pub(crate) fn is_at_least(&self, major: u32) -> bool {
         self.version >= major * 10_000

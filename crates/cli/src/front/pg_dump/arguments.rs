@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use pgkeep_format::archive::{ArchiveFormat, Compression};
+use pgkeep_format::archive::{ArchiveFormat, ArchiveVersion, Compression};
 use pgkeep_logical::dump::{DumpOptions, RowFormat};
 use pgkeep_logical::filter::FilterAction;
 use pgkeep_logical::restore::RestoreOptions;
@@ -29,6 +29,8 @@ pub(super) struct Arguments {
     /// The script is added to the file: how pg_dumpall calls.
     pub(super) append: bool,
     pub(super) compression: CompressionChoice,
+    /// Of an archive's layout.
+    pub(super) version: ArchiveVersion,
     pub(super) file: Option<PathBuf>,
     pub(super) sync: bool,
     pub(super) connection: ConnInfo,
@@ -72,6 +74,9 @@ enum Key {
     ExcludeTableData,
     ExtraFloatDigits,
     Force,
+    Parallel,
+    ArchiveVersion,
+    CopyFormat,
     IfExists,
     Inserts,
     LockWaitTimeout,
@@ -151,6 +156,9 @@ const SPECS: &[OptionSpec<Key>] = &[
     value("exclude-table-data", 0, Key::ExcludeTableData),
     value("extra-float-digits", 0, Key::ExtraFloatDigits),
     flag("force", 0, Key::Force),
+    value("parallel", 0, Key::Parallel),
+    value("archive-version", 0, Key::ArchiveVersion),
+    value("copy-format", 0, Key::CopyFormat),
     flag("if-exists", 0, Key::IfExists),
     flag("inserts", 0, Key::Inserts),
     value("lock-wait-timeout", 0, Key::LockWaitTimeout),
@@ -213,6 +221,9 @@ struct Raw {
     skip_conflicts: bool,
     rows_per_insert: Option<u32>,
     jobs: Option<u32>,
+    parallel: Option<u32>,
+    archive_version: Option<ArchiveVersion>,
+    binary_copy: bool,
     sync: bool,
     file: Option<PathBuf>,
     restrict_key: Option<String>,
@@ -327,6 +338,9 @@ impl Reading {
             Key::Section => raw.sections.get_or_insert_default().add(value)?,
             Key::SerializableDeferrable => dump.session.serializable_deferrable = true,
             Key::Force => dump.session.force = true,
+            Key::Parallel => raw.parallel = Some(count(value, "--parallel")?),
+            Key::ArchiveVersion => raw.archive_version = Some(archive_version(value)?),
+            Key::CopyFormat => raw.binary_copy = is_binary(value)?,
             Key::Snapshot => dump.session.snapshot = Some(text(value)),
             Key::Statistics => raw.statistics = true,
             Key::StatisticsOnly => raw.statistics_only = true,
@@ -468,6 +482,22 @@ impl Reading {
             }
             dump.jobs = raw.jobs.unwrap_or(1);
         }
+        dump.jobs = raw.parallel.unwrap_or(dump.jobs);
+        if format.is_none() && raw.archive_version.is_some() {
+            return Err(only_with("--archive-version", "an archive: use -Fc, -Fd or -Ft"));
+        }
+        if raw.binary_copy {
+            if format.is_none() {
+                return Err(only_with("--copy-format=binary", "an archive: use -Fc, -Fd or -Ft"));
+            }
+            together(
+                matches!(dump.rows, RowFormat::Inserts { .. }),
+                "--inserts",
+                true,
+                "--copy-format=binary",
+            )?;
+            dump.rows = RowFormat::CopyBinary;
+        }
         if format == Some(ArchiveFormat::Tar) && compression.algorithm != Compression::None {
             return Err(Mistake::Plain("compression is not supported by tar archive format".to_owned()));
         }
@@ -481,6 +511,7 @@ impl Reading {
             format,
             append,
             compression,
+            version: raw.archive_version.unwrap_or(ArchiveVersion::V1_16),
             file: raw.file,
             sync: raw.sync,
             connection,
@@ -516,6 +547,33 @@ impl Reading {
             }
         }
         Ok(())
+    }
+}
+
+fn only_with(option: &str, what: &str) -> Mistake {
+    Mistake::Plain(format!("option {option} can only be used with {what}"))
+}
+
+fn archive_version(value: &OsStr) -> Result<ArchiveVersion, Mistake> {
+    match value.as_bytes() {
+        b"1.14" => Ok(ArchiveVersion::V1_14),
+        b"1.15" => Ok(ArchiveVersion::V1_15),
+        b"1.16" => Ok(ArchiveVersion::V1_16),
+        _ => Err(Mistake::Plain(format!(
+            "invalid archive version \"{}\": must be 1.14, 1.15 or 1.16",
+            value.to_string_lossy()
+        ))),
+    }
+}
+
+fn is_binary(value: &OsStr) -> Result<bool, Mistake> {
+    match value.as_bytes() {
+        b"text" => Ok(false),
+        b"binary" => Ok(true),
+        _ => Err(Mistake::Plain(format!(
+            "invalid COPY format \"{}\": must be text or binary",
+            value.to_string_lossy()
+        ))),
     }
 }
 

@@ -8,6 +8,8 @@ pub(super) struct CompressionChoice {
     pub(super) algorithm: Compression,
     /// The codec's own when none.
     pub(super) level: Option<i32>,
+    /// Zstandard's `long`.
+    pub(super) long_distance: bool,
 }
 
 /// Reads it; the second value is a warning.
@@ -16,7 +18,7 @@ pub(super) fn parse(
     default: Compression,
 ) -> Result<(CompressionChoice, Option<String>), String> {
     let Some(text) = text else {
-        return Ok((CompressionChoice { algorithm: default, level: None }, None));
+        return Ok((CompressionChoice { algorithm: default, level: None, long_distance: false }, None));
     };
     // A number alone is a level of gzip; 0 is none.
     let is_number = |text: &str| {
@@ -41,6 +43,7 @@ pub(super) fn parse(
     let invalid = |problem: String| format!("invalid compression specification: {problem}");
     let mut level = None;
     let mut warning = None;
+    let mut long_distance = false;
     match detail {
         None => {}
         Some(detail) if is_number(detail) => level = Some(level_of(detail).map_err(invalid)?),
@@ -85,6 +88,7 @@ pub(super) fn parse(
                                 "compression algorithm \"{name}\" does not support long-distance mode"
                             )));
                         }
+                        long_distance = matches!(value, None | Some("on" | "yes" | "true" | "1"));
                     }
                     _ => return Err(invalid(format!("unrecognized compression option: \"{keyword}\""))),
                 }
@@ -92,7 +96,7 @@ pub(super) fn parse(
         }
     }
     let Some(level) = level else {
-        return Ok((CompressionChoice { algorithm, level: None }, warning));
+        return Ok((CompressionChoice { algorithm, level: None, long_distance }, warning));
     };
     let (least, most, default) = match algorithm {
         Compression::None => {
@@ -109,7 +113,8 @@ pub(super) fn parse(
             "compression algorithm \"{name}\" expects a compression level between {least} and {most} (default at {default})"
         )));
     }
-    Ok((CompressionChoice { algorithm, level: (level != default).then_some(level) }, warning))
+    let level = (level != default).then_some(level);
+    Ok((CompressionChoice { algorithm, level, long_distance }, warning))
 }
 
 fn level_of(text: &str) -> Result<i32, String> {
@@ -135,6 +140,8 @@ mod tests {
         assert_eq!(read("5"), Ok((Compression::Gzip, Some(5))));
         assert_eq!(read("gzip:1"), Ok((Compression::Gzip, Some(1))));
         assert_eq!(read("zstd:level=7,long"), Ok((Compression::Zstd, Some(7))));
+        let long = |text| parse(Some(text), Compression::None).unwrap().0.long_distance;
+        assert!(long("zstd:level=7,long") && long("zstd:long=on") && !long("zstd:long=off") && !long("zstd"));
         assert_eq!(read("lz4"), Ok((Compression::Lz4, None)));
         assert_eq!(parse(None, Compression::Gzip).unwrap().0.algorithm, Compression::Gzip);
         assert!(parse(Some("zstd:workers=2"), Compression::None).unwrap().1.is_some());

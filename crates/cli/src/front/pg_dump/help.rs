@@ -83,7 +83,10 @@ What is dumped and how:
                                set owners by SET SESSION AUTHORIZATION
 
 Options that only pgkeep has:
+  --archive-version=1.14|1.15|1.16  for pg_restore of PostgreSQL 12, 16 or 17 and later
+  --copy-format=text|binary    how rows stand in an archive
   --force                      try a server that is newer than 18, and warn
+  --parallel=NUM               use this many parallel jobs to dump, in every format
 
 Connection options:
   -d, --dbname=DBNAME      database, or a connection string

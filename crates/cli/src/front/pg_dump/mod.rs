@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, Write};
 
 use pgkeep_format::archive::Compression;
 use pgkeep_logical::LogicalError;
-use pgkeep_logical::compress::{Compressor, Framing};
+use pgkeep_logical::compress::{Codec, Compressor, Framing};
 use pgkeep_logical::dump::write::{self, ArchiveOptions, OutputFile};
 use pgkeep_logical::dump::{Dump, DumpOptions};
 use pgkeep_logical::restore::Reporter;
@@ -41,12 +41,34 @@ pub(super) fn check(words: &[OsString]) -> Result<(), String> {
 }
 
 fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
-    let Arguments { dump, mut restore, format, append, compression, file, sync, connection, warnings } =
-        arguments;
+    let Arguments {
+        dump,
+        mut restore,
+        format,
+        append,
+        compression,
+        version,
+        file,
+        sync,
+        connection,
+        warnings,
+    } = arguments;
+    let codec = Codec {
+        compression: compression.algorithm,
+        level: compression.level,
+        long_distance: compression.long_distance,
+    };
     let mut dump = start(&connection, &dump, &warnings, messages)?;
     if let Some(format) = format {
-        let options =
-            ArchiveOptions { format, compression: compression.algorithm, level: compression.level, sync };
+        let options = ArchiveOptions {
+            format,
+            compression: codec.compression,
+            level: codec.level,
+            long_distance: codec.long_distance,
+            sync,
+            version,
+            index: true,
+        };
         return write::write_archive(&mut dump, &mut restore, &options, file.as_deref());
     }
     let failure = |error: io::Error| not_written(&error);
@@ -60,8 +82,7 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
         write::write_script(dump, &mut restore, &mut sink, messages)?;
         sink.into_inner().map_err(|error| failure(error.into_error()))?;
     } else {
-        let mut compressor = Compressor::new(sink, compression.algorithm, compression.level, Framing::File)
-            .map_err(failure)?;
+        let mut compressor = Compressor::new(sink, codec, Framing::File).map_err(failure)?;
         write::write_script(dump, &mut restore, &mut compressor, messages)?;
         let sink = compressor.finish().map_err(failure)?;
         sink.into_inner().map_err(|error| failure(error.into_error()))?;

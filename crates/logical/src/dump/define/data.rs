@@ -8,6 +8,9 @@ use crate::dump::options::RowFormat;
 use crate::dump::sql::one_line;
 use crate::error::Result;
 
+/// Behind a COPY that speaks the binary form.
+const BINARY: &str = " WITH (FORMAT binary)";
+
 impl Definer<'_> {
     pub(super) fn table_data(&mut self, id: Id) -> Result<()> {
         let Kind::TableData(data) = &self.model.get(id).kind else { return Ok(()) };
@@ -24,15 +27,25 @@ impl Definer<'_> {
             if through_root { self.qualified(self.root_of(id_of_table)) } else { source_name.clone() };
         let definition = through_root.then(|| format!("-- load via partition root {}", one_line(&target)));
         let columns = self.column_list(table);
+        let copies = !matches!(self.options.rows, RowFormat::Inserts { .. });
+        let list = columns.strip_prefix('(').and_then(|list| list.strip_suffix(')'));
+        // Of other access methods it is not known what a place is, and policies may be queries of any kind.
+        let has_places = table.kind == b'r'
+            && table.access_method.as_deref() == Some("heap")
+            && !(table.row_security && self.options.session.enable_row_security);
+        let ranged = list
+            .filter(|_| has_places && condition.is_empty() && copies)
+            .map(|list| format!("SELECT {list} FROM ONLY {source_name}"));
         let (copy, how) = match self.options.rows {
-            RowFormat::Copy => {
+            RowFormat::Copy | RowFormat::CopyBinary => {
+                let form = if self.options.rows == RowFormat::Copy { "" } else { BINARY };
                 let command = if condition.is_empty() && table.kind != b'f' {
-                    format!("COPY {source_name} {columns} TO stdout;")
+                    format!("COPY {source_name} {columns} TO stdout{form};")
                 } else {
-                    let list = columns.strip_prefix('(').and_then(|list| list.strip_suffix(')'));
-                    format!("COPY (SELECT {} FROM {source_name} {condition}) TO stdout;", list.unwrap_or("*"))
+                    let list = list.unwrap_or("*");
+                    format!("COPY (SELECT {list} FROM {source_name} {condition}) TO stdout{form};")
                 };
-                (Some(format!("COPY {target} {columns} FROM stdin;\n")), Rows::Copy(command))
+                (Some(format!("COPY {target} {columns} FROM stdin{form};\n")), Rows::Copy(command))
             }
             RowFormat::Inserts { name_columns, .. } => {
                 let source = self.insert_source(table, &source_name, &target, condition, name_columns);
@@ -42,10 +55,12 @@ impl Definer<'_> {
         let of = self.model.get(id_of_table);
         let source = RowSource {
             table: source_name.clone(),
+            oid: of.catalog.oid,
             name: of.name.clone(),
             foreign: table.kind == b'f',
             pages: table.pages,
             how,
+            ranged,
         };
         let owner = Some(of.owner.clone());
         let draft = Draft {

@@ -56,6 +56,8 @@ pub(crate) enum DataSource {
 pub(crate) struct RowSource {
     /// The table, quoted.
     pub(crate) table: String,
+    /// The table's OID.
+    pub(crate) oid: u32,
     /// The table's name alone, for messages.
     pub(crate) name: String,
     /// It is a foreign table.
@@ -63,6 +65,9 @@ pub(crate) struct RowSource {
     /// About how many, for the order of work.
     pub(crate) pages: u64,
     pub(crate) how: Rows,
+    /// A query for the rows that COPY gives, to which a condition on `ctid` can be added; none where rows have no fixed
+    /// places, or cannot be asked for by them.
+    pub(crate) ranged: Option<String>,
 }
 
 /// How rows are fetched.

@@ -1,27 +1,28 @@
-//! The custom format: the table of contents, then a block for each entry with data.
+//! The custom format: the table of contents, then a block for each entry with data, then the index of pieces.
 
 use std::collections::HashMap;
 use std::io::{Seek, SeekFrom, Write};
 
 use pgkeep_format::archive::{
-    ArchiveHeader, BlockHeader, BlockKind, DataLocation, DumpId, LOCATION_SIZE, write_block, write_chunk_end,
-    write_chunks, write_large_object, write_location,
+    ArchiveHeader, BlockHeader, BlockKind, Compression, DataKind, DataLocation, DumpId, INDEX_DUMP_ID,
+    IndexTrailer, LOCATION_SIZE, write_block, write_chunk_end, write_chunks, write_large_object,
+    write_location,
 };
 
-use super::{ArchiveOptions, Chosen, OutputFile, write_stream, write_table};
-use crate::compress::{Compressor, Framing};
+use super::indexing::IndexBuilder;
+use super::output_file::Out;
+use super::{ArchiveOptions, Chosen, with_data, write_table};
+use crate::compress::{Framing, GzipStream};
 use crate::dump::Dump;
+use crate::dump::fetch::{Delivery, Item, PlannedEntry, Sequence};
 use crate::error::{LogicalError, Result};
-
-/// Compressed bytes that make a chunk.
-const CHUNK: usize = 64 << 10;
 
 pub(super) fn write(
     dump: &mut Dump,
     mut entries: Vec<Chosen>,
     options: &ArchiveOptions,
     header: &ArchiveHeader,
-    file: &mut OutputFile,
+    file: Out<'_>,
 ) -> Result<()> {
     for chosen in &mut entries {
         chosen.entry.data = match chosen.entry.had_dumper {
@@ -35,28 +36,27 @@ pub(super) fn write(
     write_table(dump, header, &entries, &mut out, |id, end| {
         places.insert(id, end - LOCATION_SIZE);
     })?;
-    for chosen in &mut entries {
-        if !chosen.with_data || !chosen.entry.had_dumper {
-            continue;
-        }
-        let id = chosen.entry.dump_id;
-        chosen.entry.data = DataLocation::Offset(out.position);
-        match dump.large_objects(id).map(<[u32]>::to_vec) {
-            Some(oids) => large_objects(dump, id, &oids, options, &mut out)?,
-            None => rows(dump, id, options, &mut out)?,
-        }
+    let mut blocks = Blocks {
+        out: &mut out,
+        is_gzip: options.compression == Compression::Gzip,
+        index: IndexBuilder::new(options.compression),
+        starts: HashMap::new(),
+    };
+    // A reader that cannot seek wants blocks in the order of the table.
+    let data = with_data(&entries);
+    dump.fetch(&data, Sequence::Given, (options.codec(), Framing::Chunks), |delivery| blocks.all(delivery))?;
+    let Blocks { index, starts, .. } = blocks;
+    if options.index {
+        write_index(&mut out, &index.finish())?;
     }
     // Now that it is known where the data lies. What cannot be written again stays without: readers search then.
     if let Some(file) = out.inner.seekable() {
         let failure = |error| LogicalError::output(&error);
         file.flush().map_err(failure)?;
-        for Chosen { entry, .. } in &entries {
-            let Some(place) = places.get(&entry.dump_id) else { continue };
-            if !matches!(entry.data, DataLocation::Offset(_)) {
-                continue;
-            }
+        for (id, start) in &starts {
+            let Some(place) = places.get(id) else { continue };
             let mut bytes = Vec::new();
-            write_location(&mut bytes, &entry.data);
+            write_location(&mut bytes, &DataLocation::Offset(*start));
             file.seek(SeekFrom::Start(*place)).map_err(failure)?;
             file.write_all(&bytes).map_err(failure)?;
         }
@@ -64,50 +64,111 @@ pub(super) fn write(
     Ok(())
 }
 
-fn rows(dump: &mut Dump, id: DumpId, options: &ArchiveOptions, out: &mut Counted<'_>) -> Result<()> {
-    let mut start = Vec::new();
-    write_block(&mut start, BlockHeader { kind: BlockKind::Data, dump_id: id });
-    out.put(&start)?;
-    let chunks = Chunks { out, pending: Vec::with_capacity(CHUNK) };
-    let compressor = Compressor::new(chunks, options.compression, options.level, Framing::Chunks)
-        .map_err(|error| LogicalError::output(&error))?;
-    write_stream(dump, id, compressor)?.finish().map_err(|error| LogicalError::output(&error))?.end()
+/// The blocks of entries.
+struct Blocks<'a, 'b> {
+    out: &'a mut Counted<'b>,
+    is_gzip: bool,
+    index: IndexBuilder,
+    starts: HashMap<DumpId, u64>,
 }
 
-fn large_objects(
-    dump: &mut Dump,
-    id: DumpId,
-    oids: &[u32],
-    options: &ArchiveOptions,
-    out: &mut Counted<'_>,
-) -> Result<()> {
-    let mut start = Vec::new();
-    write_block(&mut start, BlockHeader { kind: BlockKind::LargeObjects, dump_id: id });
-    out.put(&start)?;
-    for oid in oids {
-        let mut start = Vec::new();
-        write_large_object(&mut start, *oid);
-        out.put(&start)?;
-        let chunks = Chunks { out, pending: Vec::with_capacity(CHUNK) };
-        let mut compressor = Compressor::new(chunks, options.compression, options.level, Framing::Chunks)
-            .map_err(|error| LogicalError::output(&error))?;
-        dump.write_large_object(*oid, &mut compressor)?;
-        compressor.finish().map_err(|error| LogicalError::output(&error))?.end()?;
+impl Blocks<'_, '_> {
+    fn all(&mut self, mut delivery: Delivery) -> Result<()> {
+        let plan = delivery.plan();
+        for entry in &plan.entries {
+            self.starts.insert(entry.id, self.out.position);
+            self.index.begin(entry, self.out.position);
+            let is_objects = entry.kind == DataKind::LargeObjects;
+            let kind = if is_objects { BlockKind::LargeObjects } else { BlockKind::Data };
+            let mut start = Vec::new();
+            write_block(&mut start, BlockHeader { kind, dump_id: entry.id });
+            self.out.put(&start)?;
+            if is_objects {
+                self.objects(entry, &mut delivery)?
+            } else {
+                self.rows(entry, &mut delivery)?
+            }
+            let (bytes, rows) = self.index.totals();
+            delivery.ended(entry, bytes, rows);
+        }
+        Ok(())
     }
-    let mut end = Vec::new();
-    write_large_object(&mut end, 0);
-    out.put(&end)
+
+    fn rows(&mut self, entry: &PlannedEntry, delivery: &mut Delivery) -> Result<()> {
+        let mut stream = GzipStream::new();
+        if self.is_gzip {
+            self.out.put_chunks(&GzipStream::HEADER)?;
+        }
+        for _ in entry.parts.clone() {
+            let offset = self.out.position;
+            // What was compressed apart never shares a chunk: stock looks for a new frame only where a chunk begins.
+            let out = &mut *self.out;
+            let facts = delivery.part(&mut |item| match item {
+                Item::Bytes(bytes) => out.put_chunks(&bytes),
+                Item::LargeObject(_) | Item::LargeObjectEnd => Ok(()),
+            })?;
+            stream.join(facts.checksum, facts.plain_length);
+            self.index.piece(offset, self.out.position, &facts);
+        }
+        if self.is_gzip {
+            self.out.put_chunks(&stream.end())?;
+        }
+        self.out.put_end()
+    }
+
+    fn objects(&mut self, entry: &PlannedEntry, delivery: &mut Delivery) -> Result<()> {
+        for _ in entry.parts.clone() {
+            let offset = self.out.position;
+            let out = &mut *self.out;
+            let facts = delivery.part(&mut |item| match item {
+                Item::LargeObject(oid) => out.put_object(oid),
+                Item::Bytes(bytes) => out.put_chunks(&bytes),
+                Item::LargeObjectEnd => out.put_end(),
+            })?;
+            self.index.piece(offset, self.out.position, &facts);
+        }
+        self.out.put_object(0)
+    }
+}
+
+/// The index as the last block, which is found by its last chunk.
+fn write_index(out: &mut Counted<'_>, index: &[u8]) -> Result<()> {
+    let trailer = IndexTrailer { block: out.position, length: index.len() as u64 };
+    let mut start = Vec::new();
+    write_block(&mut start, BlockHeader { kind: BlockKind::Data, dump_id: INDEX_DUMP_ID });
+    out.put(&start)?;
+    out.put_chunks(index)?;
+    out.put_chunks(&trailer.encode())?;
+    out.put_end()
 }
 
 /// The file, with how much was written.
 struct Counted<'a> {
-    inner: &'a mut OutputFile,
+    inner: Out<'a>,
     position: u64,
 }
 
 impl Counted<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.write_all(bytes).map_err(|error| LogicalError::output(&error))
+    }
+
+    fn put_chunks(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut chunks = Vec::with_capacity(bytes.len() + 16);
+        write_chunks(&mut chunks, bytes);
+        self.put(&chunks)
+    }
+
+    fn put_end(&mut self) -> Result<()> {
+        let mut end = Vec::new();
+        write_chunk_end(&mut end);
+        self.put(&end)
+    }
+
+    fn put_object(&mut self, oid: u32) -> Result<()> {
+        let mut start = Vec::new();
+        write_large_object(&mut start, oid);
+        self.put(&start)
     }
 }
 
@@ -120,42 +181,5 @@ impl Write for Counted<'_> {
 
     fn flush(&mut self) -> std::io::Result<()> {
         self.inner.flush()
-    }
-}
-
-/// Makes chunks of what is written.
-struct Chunks<'a, 'b> {
-    out: &'a mut Counted<'b>,
-    pending: Vec<u8>,
-}
-
-impl Chunks<'_, '_> {
-    fn write_pending(&mut self) -> std::io::Result<()> {
-        let mut chunk = Vec::with_capacity(self.pending.len() + 8);
-        write_chunks(&mut chunk, &self.pending);
-        self.pending.clear();
-        self.out.write_all(&chunk)
-    }
-
-    /// Writes what is left and the end of the chunks.
-    fn end(mut self) -> Result<()> {
-        self.write_pending().map_err(|error| LogicalError::output(&error))?;
-        let mut end = Vec::new();
-        write_chunk_end(&mut end);
-        self.out.put(&end)
-    }
-}
-
-impl Write for Chunks<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.pending.extend_from_slice(bytes);
-        if self.pending.len() >= CHUNK {
-            self.write_pending()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }

@@ -1,20 +1,23 @@
-//! The directory format: a file for each entry with data, and `toc.dat`, which is written last.
+//! The directory format: a file for each entry with data, the index of pieces, and `toc.dat`, which is written last.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use pgkeep_format::archive::directory::{
     TOC_FILE, data_file, large_object_file, large_object_line, large_object_list,
 };
-use pgkeep_format::archive::{ArchiveHeader, DataLocation, DumpId};
+use pgkeep_format::archive::{ArchiveHeader, DataKind, DataLocation, INDEX_FILE};
 
+use super::indexing::IndexBuilder;
 use super::output_file::sync_directory;
-use super::{ArchiveOptions, Chosen, write_table};
-use crate::compress::{Compressor, Framing};
-use crate::dump::{Dump, Fetcher};
+use super::{ArchiveOptions, Chosen, with_data, write_table};
+use crate::compress::Framing;
+use crate::dump::Dump;
+use crate::dump::fetch::{Delivery, Item, PlannedEntry, Sequence};
 use crate::error::{LogicalError, Result};
 
 pub(super) fn write(
@@ -25,8 +28,6 @@ pub(super) fn write(
     path: &Path,
 ) -> Result<()> {
     create(path)?;
-    let directory = Directory { path, options };
-    let mut work = Vec::new();
     for chosen in &mut entries {
         if !chosen.entry.had_dumper {
             continue;
@@ -34,18 +35,33 @@ pub(super) fn write(
         let id = chosen.entry.dump_id;
         let name = if dump.large_objects(id).is_some() { large_object_list(id) } else { data_file(id) };
         chosen.entry.data = DataLocation::File(name.as_str().into());
-        if chosen.with_data {
-            work.push((id, name));
-        }
     }
-    // The largest first, so that no session is left alone with it in the end.
-    work.sort_by_key(|(id, _)| std::cmp::Reverse(dump.size(*id)));
-    directory.fetch(dump.fetchers(), &work)?;
-    let unfinished = path.join(format!("{TOC_FILE}.unfinished"));
-    let mut file = directory.open(&unfinished)?;
+    let data = with_data(&entries);
+    let written = std::thread::scope(|scope| {
+        let syncing = Syncing::start(scope, options.sync);
+        let mut directory =
+            Directory { path, options, syncing, index: IndexBuilder::new(options.compression) };
+        // Files can be written in any order.
+        let sequence = Sequence::LargestFirst;
+        dump.fetch(&data, sequence, (options.codec(), Framing::File), |delivery| directory.all(delivery))?;
+        if options.index {
+            let bytes =
+                std::mem::replace(&mut directory.index, IndexBuilder::new(options.compression)).finish();
+            let mut file = directory.open(INDEX_FILE)?;
+            file.put(&bytes)?;
+            directory.close(file)?;
+        }
+        directory.syncing.finish()
+    });
+    written?;
+    let unfinished = format!("{TOC_FILE}.unfinished");
+    let mut file = open(&path.join(&unfinished))?;
     write_table(dump, header, &entries, &mut file, |_, _| ())?;
-    directory.close(file)?;
-    fs::rename(&unfinished, path.join(TOC_FILE)).map_err(|error| LogicalError::output(&error))?;
+    let file = file.into_inner().map_err(|error| LogicalError::output(error.error()))?;
+    if options.sync {
+        file.sync_all().map_err(|error| LogicalError::output(&error))?;
+    }
+    fs::rename(path.join(unfinished), path.join(TOC_FILE)).map_err(|error| LogicalError::output(&error))?;
     if options.sync {
         sync_directory(path).map_err(|error| LogicalError::output(&error))?;
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -75,84 +91,126 @@ fn create(path: &Path) -> Result<()> {
     }
 }
 
-struct Directory<'a> {
+struct Directory<'a, 'scope> {
     path: &'a Path,
     options: &'a ArchiveOptions,
+    syncing: Syncing<'scope>,
+    index: IndexBuilder,
 }
 
-impl Directory<'_> {
-    /// Lets each session fetch what comes next until nothing is left, or one fails.
-    fn fetch(&self, mut fetchers: Vec<Fetcher<'_>>, work: &[(DumpId, String)]) -> Result<()> {
-        let next = AtomicUsize::new(0);
-        let work_on = |fetcher: &mut Fetcher<'_>| -> Result<()> {
-            while let Some((id, name)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let result = match fetcher.large_objects(*id).map(<[u32]>::to_vec) {
-                    Some(oids) => self.large_objects(fetcher, name, &oids),
-                    None => self.rows(fetcher, *id, name),
-                };
-                if result.is_err() {
-                    // Nobody begins anything more.
-                    next.store(work.len(), Ordering::Relaxed);
-                    return result;
-                }
+impl Directory<'_, '_> {
+    fn all(&mut self, mut delivery: Delivery) -> Result<()> {
+        let plan = delivery.plan();
+        for entry in &plan.entries {
+            self.index.begin(entry, 0);
+            if entry.kind == DataKind::LargeObjects {
+                self.objects(entry, &mut delivery)?;
+            } else {
+                self.rows(entry, &mut delivery)?;
             }
-            Ok(())
-        };
-        if let [fetcher] = &mut fetchers[..] {
-            return work_on(fetcher);
-        }
-        std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                fetchers.iter_mut().map(|fetcher| scope.spawn(|| work_on(fetcher))).collect();
-            let results: Vec<Result<()>> = threads
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|_| Err(LogicalError::new("a session's thread ended by a defect")))
-                })
-                .collect();
-            results.into_iter().collect()
-        })
-    }
-
-    fn open(&self, path: &Path) -> Result<io::BufWriter<File>> {
-        File::create_new(path).map(io::BufWriter::new).map_err(|error| {
-            LogicalError::new(format!("could not open output file \"{}\": {error}", path.display()))
-        })
-    }
-
-    fn close(&self, file: io::BufWriter<File>) -> Result<()> {
-        let file = file.into_inner().map_err(|error| LogicalError::output(error.error()))?;
-        if self.options.sync {
-            file.sync_all().map_err(|error| LogicalError::output(&error))?;
+            let (bytes, rows) = self.index.totals();
+            delivery.ended(entry, bytes, rows);
         }
         Ok(())
     }
 
-    fn compressor(&self, name: &str) -> Result<Compressor<io::BufWriter<File>>> {
-        let name = format!("{name}{}", self.options.compression.file_suffix());
-        let file = self.open(&self.path.join(name))?;
-        Compressor::new(file, self.options.compression, self.options.level, Framing::File)
-            .map_err(|error| LogicalError::output(&error))
+    fn rows(&mut self, entry: &PlannedEntry, delivery: &mut Delivery) -> Result<()> {
+        let mut file = self.open_data(&data_file(entry.id))?;
+        for _ in entry.parts.clone() {
+            let offset = file.position;
+            let facts = delivery.part(&mut |item| match item {
+                Item::Bytes(bytes) => file.put(&bytes),
+                Item::LargeObject(_) | Item::LargeObjectEnd => Ok(()),
+            })?;
+            self.index.piece(offset, file.position, &facts);
+        }
+        self.close(file)
     }
 
-    fn rows(&self, fetcher: &mut Fetcher<'_>, id: DumpId, name: &str) -> Result<()> {
-        let mut compressor = self.compressor(name)?;
-        fetcher.write_rows(id, &mut compressor)?;
-        self.close(compressor.finish().map_err(|error| LogicalError::output(&error))?)
-    }
-
-    fn large_objects(&self, fetcher: &mut Fetcher<'_>, name: &str, oids: &[u32]) -> Result<()> {
+    fn objects(&mut self, entry: &PlannedEntry, delivery: &mut Delivery) -> Result<()> {
         // The list is not compressed.
-        let mut list = self.open(&self.path.join(name))?;
-        for oid in oids {
-            let mut compressor = self.compressor(&large_object_file(*oid))?;
-            fetcher.write_large_object(*oid, &mut compressor)?;
-            self.close(compressor.finish().map_err(|error| LogicalError::output(&error))?)?;
-            list.write_all(large_object_line(*oid).as_bytes())
-                .map_err(|error| LogicalError::output(&error))?;
+        let mut list = self.open(&large_object_list(entry.id))?;
+        for _ in entry.parts.clone() {
+            let mut file = None;
+            let facts = delivery.part(&mut |item| match (item, &mut file) {
+                (Item::LargeObject(oid), file) => {
+                    *file = Some(self.open_data(&large_object_file(oid))?);
+                    list.put(large_object_line(oid).as_bytes())
+                }
+                (Item::Bytes(bytes), Some(file)) => file.put(&bytes),
+                (Item::Bytes(_), None) => Ok(()),
+                (Item::LargeObjectEnd, file) => file.take().map_or(Ok(()), |file| self.close(file)),
+            })?;
+            self.index.piece(0, 0, &facts);
         }
         self.close(list)
+    }
+
+    fn open_data(&self, name: &str) -> Result<Output> {
+        self.open(&format!("{name}{}", self.options.compression.file_suffix()))
+    }
+
+    fn open(&self, name: &str) -> Result<Output> {
+        Ok(Output { file: open(&self.path.join(name))?, position: 0 })
+    }
+
+    fn close(&self, output: Output) -> Result<()> {
+        let file = output.file.into_inner().map_err(|error| LogicalError::output(error.error()))?;
+        self.syncing.take(file)
+    }
+}
+
+fn open(path: &Path) -> Result<io::BufWriter<File>> {
+    File::create_new(path).map(io::BufWriter::new).map_err(|error| {
+        LogicalError::new(format!("could not open output file \"{}\": {error}", path.display()))
+    })
+}
+
+/// A file, with how much was written.
+struct Output {
+    file: io::BufWriter<File>,
+    position: u64,
+}
+
+impl Output {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.position += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(|error| LogicalError::output(&error))
+    }
+}
+
+/// A thread that flushes files to disk, so that nobody else waits for that.
+struct Syncing<'scope>(Option<(SyncSender<File>, ScopedJoinHandle<'scope, io::Result<()>>)>);
+
+/// Files that wait to be flushed.
+const UNFLUSHED: usize = 128;
+
+impl<'scope> Syncing<'scope> {
+    fn start<'env>(scope: &'scope Scope<'scope, 'env>, sync: bool) -> Syncing<'scope> {
+        Syncing(sync.then(|| {
+            let (sender, files) = mpsc::sync_channel::<File>(UNFLUSHED);
+            (sender, scope.spawn(move || files.into_iter().try_for_each(|file| file.sync_all())))
+        }))
+    }
+
+    fn take(&self, file: File) -> Result<()> {
+        match &self.0 {
+            // When the thread has failed the end tells why.
+            Some((sender, _)) => {
+                drop(sender.send(file));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// All files are on disk.
+    fn finish(self) -> Result<()> {
+        let Some((sender, thread)) = self.0 else { return Ok(()) };
+        drop(sender);
+        match thread.join() {
+            Ok(result) => result.map_err(|error| LogicalError::output(&error)),
+            Err(_) => Err(LogicalError::new("the thread that flushes files ended by a defect")),
+        }
     }
 }

@@ -5,7 +5,9 @@
 
 mod custom;
 mod directory;
+mod indexing;
 mod output_file;
+mod script;
 mod tar;
 
 use std::io::Write;
@@ -20,9 +22,11 @@ use pgkeep_format::archive::{
 use pgkeep_wire::raw_bytes;
 
 use super::{Dump, TOOL_VERSION};
+use crate::compress::Codec;
 use crate::error::{LogicalError, Result};
 use crate::restore::{self, Archive, Contents, Reporter, RestoreOptions, select};
 
+use output_file::Out;
 pub use output_file::OutputFile;
 
 /// How an archive is written.
@@ -34,8 +38,35 @@ pub struct ArchiveOptions {
     pub compression: Compression,
     /// The codec's own when none.
     pub level: Option<i32>,
+    /// Zstandard looks for matches far back.
+    pub long_distance: bool,
     /// Files are flushed to disk before the dump ends.
     pub sync: bool,
+    /// Of the layout: 1.14 for `pg_restore` from 12 on, 1.15 from 16 on, 1.16 from 17 on.
+    pub version: ArchiveVersion,
+    /// With pgkeep's index of pieces, which other programs pass over.
+    pub index: bool,
+}
+
+impl Default for ArchiveOptions {
+    /// A custom archive with an index, not compressed.
+    fn default() -> ArchiveOptions {
+        ArchiveOptions {
+            format: ArchiveFormat::Custom,
+            compression: Compression::None,
+            level: None,
+            long_distance: false,
+            sync: true,
+            version: ArchiveVersion::V1_16,
+            index: true,
+        }
+    }
+}
+
+impl ArchiveOptions {
+    fn codec(&self) -> Codec {
+        Codec { compression: self.compression, level: self.level, long_distance: self.long_distance }
+    }
 }
 
 /// An entry, and whether its data is wanted.
@@ -59,13 +90,35 @@ pub fn write_archive(
         (ArchiveFormat::Directory, None) => Err(LogicalError::new("no output directory specified")),
         (format, path) => {
             let mut file = OutputFile::create(path, options.sync)?;
+            let out = Out::File(&mut file);
             match format {
-                ArchiveFormat::Custom => custom::write(dump, entries, options, &header, &mut file)?,
-                _ => tar::write(dump, entries, &header, &mut file)?,
+                ArchiveFormat::Custom => custom::write(dump, entries, options, &header, out)?,
+                _ => tar::write(dump, entries, options, &header, out)?,
             }
             file.finish()
         }
     }
+}
+
+/// Writes an archive of what is selected to anything, from its beginning to its end; not as a directory. The archive is
+/// whole when this returns `Ok`, and `out` is flushed; whether it is durable then is the business of whoever gave `out`.
+pub fn write_archive_to(
+    dump: &mut Dump,
+    selection: &mut RestoreOptions,
+    options: &ArchiveOptions,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let header = header(dump, options);
+    let entries = choose(dump, &header, selection)?;
+    match options.format {
+        ArchiveFormat::Directory => {
+            return Err(LogicalError::new("a directory cannot be written as a stream")
+                .hint("choose the custom or the tar format"));
+        }
+        ArchiveFormat::Custom => custom::write(dump, entries, options, &header, Out::Stream(out))?,
+        ArchiveFormat::Tar => tar::write(dump, entries, options, &header, Out::Stream(out))?,
+    }
+    out.flush().map_err(|error| LogicalError::output(&error))
 }
 
 /// Writes a script of what is selected.
@@ -76,13 +129,11 @@ pub fn write_script(
     reporter: &dyn Reporter,
 ) -> Result<()> {
     // A script shows nothing of the header but the versions, and positions of data if the format has them: tar has none.
-    let archive = ArchiveOptions {
-        format: ArchiveFormat::Tar,
-        compression: Compression::None,
-        level: None,
-        sync: false,
-    };
+    let archive = ArchiveOptions { format: ArchiveFormat::Tar, ..ArchiveOptions::default() };
     let header = header(&dump, &archive);
+    if !dump.others.is_empty() {
+        return script::write_parallel(dump, header, options, out, reporter);
+    }
     let entries = std::mem::take(&mut dump.entries);
     let mut archive = Archive::live(header, entries, Box::new(dump))?;
     restore::write_script(&mut archive, options, out, reporter)
@@ -94,15 +145,29 @@ fn choose(dump: &Dump, header: &ArchiveHeader, selection: &mut RestoreOptions) -
     let chosen = contents.entries.into_iter().zip(wanted).filter(|(_, wanted)| wanted.is_anything());
     let (mut entries, with_data): (Vec<TocEntry>, Vec<bool>) =
         chosen.map(|(entry, wanted)| (entry, wanted.data)).unzip();
+    let has_groups = entries.iter().any(|entry| entry.desc == "BLOB METADATA");
+    if has_groups && !header.version.is_at_least(ArchiveVersion::V1_16) {
+        return Err(LogicalError::new(format!(
+            "large objects cannot be written into archives of version {}.{}",
+            header.version.major, header.version.minor
+        ))
+        .hint("leave them out with --no-large-objects, or write version 1.16, which pg_restore reads from 17 on"));
+    }
     dump.add_dependencies(&mut entries);
     let chosen = entries.into_iter().zip(with_data);
     Ok(chosen.map(|(entry, with_data)| Chosen { entry, with_data }).collect())
 }
 
+/// The entries whose data is written, in order.
+fn with_data(entries: &[Chosen]) -> Vec<DumpId> {
+    let wanted = entries.iter().filter(|chosen| chosen.with_data && chosen.entry.had_dumper);
+    wanted.map(|chosen| chosen.entry.dump_id).collect()
+}
+
 fn header(dump: &Dump, options: &ArchiveOptions) -> ArchiveHeader {
     let now = Zoned::now();
     ArchiveHeader {
-        version: ArchiveVersion::V1_16,
+        version: options.version,
         int_size: INT_SIZE,
         offset_size: OFFSET_SIZE,
         format: options.format,
@@ -154,10 +219,4 @@ fn write_table(
         bytes.clear();
     }
     out.write_all(&bytes).map_err(|error| LogicalError::output(&error))
-}
-
-/// Writes what an entry holds in rows, as a stream that is complete.
-fn write_stream<W: Write>(dump: &mut Dump, id: DumpId, mut sink: W) -> Result<W> {
-    dump.write_rows(id, &mut sink)?;
-    Ok(sink)
 }

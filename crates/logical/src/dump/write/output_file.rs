@@ -6,6 +6,40 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{LogicalError, Result};
 
+/// Where an archive of one file goes.
+pub(super) enum Out<'a> {
+    /// A file, which may be seekable.
+    File(&'a mut OutputFile),
+    /// Anything else, from its beginning to its end.
+    Stream(&'a mut dyn Write),
+}
+
+impl Out<'_> {
+    /// The file, when it can be written to at any place.
+    pub(super) fn seekable(&mut self) -> Option<&mut io::BufWriter<File>> {
+        match self {
+            Out::File(file) => file.seekable(),
+            Out::Stream(_) => None,
+        }
+    }
+}
+
+impl Write for Out<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Out::File(file) => file.write(bytes),
+            Out::Stream(out) => out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Out::File(file) => file.flush(),
+            Out::Stream(out) => out.flush(),
+        }
+    }
+}
+
 /// A file being written, or standard output.
 #[derive(Debug)]
 pub struct OutputFile {
@@ -65,7 +99,7 @@ impl OutputFile {
     }
 
     /// The file, when it can be written to at any place.
-    pub(super) fn seekable(&mut self) -> Option<&mut io::BufWriter<File>> {
+    fn seekable(&mut self) -> Option<&mut io::BufWriter<File>> {
         match &mut self.sink {
             Sink::File(file) => file.stream_position().is_ok().then_some(file),
             Sink::Standard(_) => None,

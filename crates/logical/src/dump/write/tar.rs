@@ -1,23 +1,32 @@
 //! The tar format: the directory's files as members of a tar archive, not compressed.
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pgkeep_format::archive::directory::{
     TOC_FILE, data_file, large_object_file, large_object_line, large_object_list,
 };
-use pgkeep_format::archive::{ArchiveHeader, DataLocation};
+use pgkeep_format::archive::{ArchiveHeader, Compression, DataKind, DataLocation, INDEX_FILE};
 use pgkeep_format::tar::{BLOCK, END_OF_ARCHIVE};
+use tempfile::SpooledTempFile;
 
-use super::{Chosen, OutputFile, write_table};
+use super::indexing::IndexBuilder;
+use super::output_file::Out;
+use super::{ArchiveOptions, Chosen, with_data, write_table};
+use crate::compress::{Codec, Framing};
 use crate::dump::Dump;
-use crate::error::{LogicalError, Result};
+use crate::dump::fetch::{Delivery, Item, PlannedEntry, Sequence};
+use crate::error::{LogicalError, Result, system_text};
+
+/// Bytes of a member that wait in memory.
+const IN_MEMORY: usize = 4 << 20;
 
 pub(super) fn write(
     dump: &mut Dump,
     mut entries: Vec<Chosen>,
+    options: &ArchiveOptions,
     header: &ArchiveHeader,
-    file: &mut OutputFile,
+    mut file: Out<'_>,
 ) -> Result<()> {
     for chosen in &mut entries {
         let entry = &mut chosen.entry;
@@ -29,29 +38,85 @@ pub(super) fn write(
             entry.data = DataLocation::File(name.as_str().into());
         }
     }
-    spooled_member(file, TOC_FILE, |spool| write_table(dump, header, &entries, spool, |_, _| ()))?;
-    for chosen in &entries {
-        let id = chosen.entry.dump_id;
-        if !chosen.with_data || !chosen.entry.had_dumper {
-            continue;
-        }
-        match dump.large_objects(id).map(<[u32]>::to_vec) {
-            None => spooled_member(file, &data_file(id), |spool| dump.write_rows(id, spool))?,
-            Some(oids) => {
-                let mut list = String::new();
-                for oid in oids {
-                    let name = large_object_file(oid);
-                    spooled_member(file, &name, |spool| dump.write_large_object(oid, spool))?;
-                    list.push_str(&large_object_line(oid));
-                }
-                member(file, &large_object_list(id), list.as_bytes())?;
-            }
-        }
+    spooled_member(&mut file, TOC_FILE, |spool| write_table(dump, header, &entries, spool, |_, _| ()))?;
+    let data = with_data(&entries);
+    let codec = (Codec::default(), Framing::File);
+    let mut members = Members { out: &mut file, index: IndexBuilder::new(Compression::None) };
+    dump.fetch(&data, Sequence::Given, codec, |delivery| members.all(delivery))?;
+    let index = members.index.finish();
+    if options.index {
+        member(&mut file, INDEX_FILE, &index)?;
     }
     file.write_all(&END_OF_ARCHIVE).map_err(|error| LogicalError::output(&error))
 }
 
-fn member(out: &mut OutputFile, name: &str, bytes: &[u8]) -> Result<()> {
+/// The members of entries.
+struct Members<'a, 'b> {
+    out: &'a mut Out<'b>,
+    index: IndexBuilder,
+}
+
+impl Members<'_, '_> {
+    fn all(&mut self, mut delivery: Delivery) -> Result<()> {
+        let plan = delivery.plan();
+        for entry in &plan.entries {
+            self.index.begin(entry, 0);
+            if entry.kind == DataKind::LargeObjects {
+                self.objects(entry, &mut delivery)?;
+            } else {
+                self.rows(entry, &mut delivery)?;
+            }
+            let (bytes, rows) = self.index.totals();
+            delivery.ended(entry, bytes, rows);
+        }
+        Ok(())
+    }
+
+    fn rows(&mut self, entry: &PlannedEntry, delivery: &mut Delivery) -> Result<()> {
+        let index = &mut self.index;
+        spooled_member(self.out, &data_file(entry.id), |spool| {
+            let mut position = 0;
+            for _ in entry.parts.clone() {
+                let offset = position;
+                let facts = delivery.part(&mut |item| match item {
+                    Item::Bytes(bytes) => {
+                        position += bytes.len() as u64;
+                        spool.write_all(&bytes).map_err(|error| spool_error(&error))
+                    }
+                    Item::LargeObject(_) | Item::LargeObjectEnd => Ok(()),
+                })?;
+                index.piece(offset, position, &facts);
+            }
+            Ok(())
+        })
+    }
+
+    fn objects(&mut self, entry: &PlannedEntry, delivery: &mut Delivery) -> Result<()> {
+        let mut list = String::new();
+        for _ in entry.parts.clone() {
+            let mut open: Option<(u32, SpooledTempFile)> = None;
+            let facts = delivery.part(&mut |item| match (item, &mut open) {
+                (Item::LargeObject(oid), open) => {
+                    *open = Some((oid, tempfile::spooled_tempfile(IN_MEMORY)));
+                    Ok(())
+                }
+                (Item::Bytes(bytes), Some((_, spool))) => {
+                    spool.write_all(&bytes).map_err(|error| spool_error(&error))
+                }
+                (Item::Bytes(_), None) => Ok(()),
+                (Item::LargeObjectEnd, open) => {
+                    let Some((oid, spool)) = open.take() else { return Ok(()) };
+                    list.push_str(&large_object_line(oid));
+                    put_spooled(self.out, &large_object_file(oid), spool)
+                }
+            })?;
+            self.index.piece(0, 0, &facts);
+        }
+        member(self.out, &large_object_list(entry.id), list.as_bytes())
+    }
+}
+
+fn member(out: &mut Out<'_>, name: &str, bytes: &[u8]) -> Result<()> {
     let header = tar_header(name, bytes.len() as u64);
     let padding = vec![0; padding(bytes.len() as u64)];
     for part in [&header[..], bytes, &padding] {
@@ -60,24 +125,37 @@ fn member(out: &mut OutputFile, name: &str, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A member's size stands in front of it, so that what is not known yet has to wait in a file.
+/// A member's size stands in front of it, so that what is not known yet has to wait, in a file when there is much of it.
 fn spooled_member(
-    out: &mut OutputFile,
+    out: &mut Out<'_>,
     name: &str,
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
-    let failure = |error: io::Error| LogicalError::new(format!("could not use a temporary file: {error}"));
-    let mut spool = io::BufWriter::new(tempfile::tempfile().map_err(failure)?);
+    let mut spool = tempfile::spooled_tempfile(IN_MEMORY);
     fill(&mut spool)?;
-    let mut spool = spool.into_inner().map_err(|error| failure(error.into_error()))?;
-    let size = spool.stream_position().map_err(failure)?;
-    spool.seek(SeekFrom::Start(0)).map_err(failure)?;
+    put_spooled(out, name, spool)
+}
+
+fn put_spooled(out: &mut Out<'_>, name: &str, mut spool: SpooledTempFile) -> Result<()> {
+    let size = spool.stream_position().map_err(|error| spool_error(&error))?;
+    spool.rewind().map_err(|error| spool_error(&error))?;
     out.write_all(&tar_header(name, size)).map_err(|error| LogicalError::output(&error))?;
-    let copied = io::copy(&mut spool.take(size), out).map_err(|error| LogicalError::output(&error))?;
-    if copied != size {
-        return Err(LogicalError::new("a temporary file became shorter"));
+    let mut left = size;
+    let mut buffer = vec![0; 128 << 10];
+    while left > 0 {
+        let read = spool.read(&mut buffer).map_err(|error| spool_error(&error))?;
+        if read == 0 {
+            return Err(LogicalError::new("a temporary file became shorter"));
+        }
+        left = left.saturating_sub(read as u64);
+        out.write_all(&buffer[..read]).map_err(|error| LogicalError::output(&error))?;
     }
     out.write_all(&vec![0; padding(size)]).map_err(|error| LogicalError::output(&error))
+}
+
+fn spool_error(error: &io::Error) -> LogicalError {
+    LogicalError::new(format!("could not use a temporary file: {}", system_text(error)))
+        .hint("free space in the temporary folder, or choose another format")
 }
 
 fn padding(size: u64) -> usize {
