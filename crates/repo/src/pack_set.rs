@@ -14,7 +14,7 @@ use crate::manifest::PackEntry;
 use crate::map_writer::FrameSink;
 use crate::pack::PackWriter;
 use crate::stanza::Stanza;
-use crate::{BackupId, RepoError, key};
+use crate::{BackupId, RepoError, StanzaName, key};
 
 /// Packs are closed at this size unless told otherwise.
 const PACK_BYTES: u64 = 256 << 20;
@@ -22,11 +22,16 @@ const PACK_BYTES: u64 = 256 << 20;
 const PACK_TIME: Duration = Duration::from_secs(300);
 const LEAST_TIMED_BYTES: u64 = 4 << 20;
 
+/// Gives the key of a pack.
+type PackKey = fn(&StanzaName, BackupId, u32) -> String;
+
 /// The packs of one backup: finished ones, and the one that is open.
 #[derive(Debug)]
 pub(crate) struct PackSet {
     stanza: Stanza,
     id: BackupId,
+    /// Gives the keys of the packs.
+    key_of: PackKey,
     pack_bytes: u64,
     pack_time: Duration,
     meta: MetaEncoder,
@@ -42,12 +47,18 @@ pub(crate) struct PackSet {
 }
 
 impl PackSet {
-    /// None yet.
+    /// None yet, of a backup.
     pub(crate) fn new(stanza: &Stanza, id: BackupId, block_size: u32) -> PackSet {
+        PackSet::at(key::pack, stanza, id, block_size)
+    }
+
+    /// None yet, under the keys that `key_of` gives.
+    pub(crate) fn at(key_of: PackKey, stanza: &Stanza, id: BackupId, block_size: u32) -> PackSet {
         let record = stanza.records().last().map_or(0, |record| record.sequence);
         PackSet {
             stanza: stanza.clone(),
             id,
+            key_of,
             pack_bytes: PACK_BYTES,
             pack_time: PACK_TIME,
             meta: MetaEncoder::new(stanza.repository().digest_key().clone()),
@@ -72,7 +83,7 @@ impl PackSet {
         std::mem::take(&mut self.written)
     }
 
-    fn append(&mut self, kind: FrameKind, frame: EncodedFrame) -> Result<FrameRef> {
+    pub(crate) fn append(&mut self, kind: FrameKind, frame: EncodedFrame) -> Result<FrameRef> {
         if let Some(open) = &self.open {
             let is_full = open.size() + frame.bytes.len() as u64 > self.pack_bytes;
             if is_full || (open.size() >= LEAST_TIMED_BYTES && self.open_since.elapsed() >= self.pack_time) {
@@ -81,7 +92,7 @@ impl PackSet {
         }
         if self.open.is_none() {
             let number = self.next_number;
-            let key = key::pack(self.stanza.name(), self.id, number);
+            let key = (self.key_of)(self.stanza.name(), self.id, number);
             let repository = self.stanza.repository();
             let pack =
                 PackWriter::begin(repository.store(), &key, repository.id_bytes(), self.id.epoch(), number)?;
@@ -171,7 +182,7 @@ impl PackSet {
         }
         drop(self.wait());
         for number in 1..self.next_number {
-            let key = key::pack(self.stanza.name(), self.id, number);
+            let key = (self.key_of)(self.stanza.name(), self.id, number);
             drop(self.stanza.repository().store().delete(&key));
         }
     }

@@ -135,7 +135,7 @@ fn settle(
         facts.inventory.backups.contains_key(&id) || facts.inventory.unreadable.contains_key(&id)
     });
     let plan = ExpirePlan::make(&facts, &request.choice, named.filter(|_| exists), now)?;
-    let steps = removal.steps(&facts.inventory, &plan.doomed(), &plan.wal_files(&facts));
+    let steps = removal.steps(&facts.inventory, &plan.doomed(), &plan.doomed_dumps(), &plan.wal_files(&facts));
     observer.event(Event::StepStarted { step: Step::Remove, total_bytes: None });
     if steps.steps.iter().any(|step| matches!(step, RemovalStep::Wal(..))) {
         plan.gaps().iter().try_for_each(|range| stanza.note_removed_wal(range))?;

@@ -188,7 +188,9 @@ impl ExpirePlan {
                 last: run.last,
             })
             .collect();
-        Condemned { backups, packs, wal }
+        let dumps = self.doomed_dumps();
+        let dump_packs = facts.inventory.dump_rubbish(&dumps).iter().map(|pack| pack.name).collect();
+        Condemned { backups, packs, wal, dumps, dump_packs }
     }
 
     /// WAL that goes although earlier WAL of its cluster stays: a gap that is meant.
