@@ -18,6 +18,7 @@ mod options;
 mod order;
 pub(crate) mod patterns;
 pub(crate) mod privileges;
+mod progress;
 mod rows;
 pub(crate) mod session;
 pub(crate) mod sql;
@@ -25,12 +26,14 @@ pub mod write;
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::sync::Arc;
 
-use pgkeep_format::archive::{DumpId, TocEntry};
+use pgkeep_format::archive::{DumpId, Text, TocEntry};
 use pgkeep_wire::ConnInfo;
 
 pub(crate) use encoding::Encoding;
 pub use options::{DumpOptions, Patterns, RowFormat, SessionOptions};
+pub use progress::{DataOfEntry, DumpObserver, WrittenData};
 pub use session::TOOL_VERSION;
 
 use collect::Collector;
@@ -52,9 +55,21 @@ pub struct Dump {
     model: Model,
     rows: RowFormat,
     warnings: Vec<String>,
+    observer: Option<Observed>,
 }
 
 impl Dump {
+    /// Who is told of the data from now on.
+    pub fn observe(&mut self, observer: Arc<dyn DumpObserver>) {
+        let places = self.entries.iter().map(|entry| entry.dump_id).zip(0..).collect();
+        self.observer = Some(Observed { observer, places });
+    }
+
+    /// About how many bytes on the server the data is in that would be written.
+    pub fn estimated_bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| estimate(&self.data, entry.dump_id)).sum()
+    }
+
     /// Connects, takes a snapshot, and reads the catalogs.
     pub fn start(conninfo: &ConnInfo, options: &DumpOptions) -> Result<Dump> {
         let mut session = Session::start(conninfo, options)?;
@@ -69,7 +84,7 @@ impl Dump {
         let entries = define::define(&mut session, options, &mut collected, &order)?;
         warnings.extend(entries.warnings);
         let (entries, data) = (entries.list, entries.data);
-        Ok(Dump { session, others, entries, data, model: collected.model, rows: options.rows, warnings })
+        Ok(Dump { session, others, entries, data, model: collected.model, rows: options.rows, warnings, observer: None })
     }
 
     /// The table of contents, in order. No entry says yet where its data lies, and only some what they depend on.
@@ -107,10 +122,11 @@ impl Dump {
 
     /// Writes the rows of an entry as they stand in an archive, end mark included.
     pub fn write_rows(&mut self, id: DumpId, out: &mut dyn Write) -> Result<()> {
-        match self.data.get(&id) {
-            Some(DataSource::Rows(source)) => rows::write(&mut self.session, source, self.rows, out),
-            Some(DataSource::LargeObjects(_)) | None => Ok(()),
-        }
+        let Some(DataSource::Rows(source)) = self.data.get(&id) else { return Ok(()) };
+        let session = &mut self.session;
+        let format = self.rows;
+        let told = self.observer.as_ref().map(|observed| Told { observed, entries: &self.entries, data: &self.data });
+        write_told(told.as_ref(), id, format, out, &mut |out| rows::write(session, source, format, out))
     }
 
     /// Writes the contents of a large object.
@@ -119,12 +135,58 @@ impl Dump {
     }
 }
 
+/// Who is told, and where entries are found.
+#[derive(Debug)]
+struct Observed {
+    observer: Arc<dyn DumpObserver>,
+    places: HashMap<DumpId, usize>,
+}
+
+/// Who is told, and what of.
+#[derive(Debug, Clone, Copy)]
+struct Told<'a> {
+    observed: &'a Observed,
+    entries: &'a [TocEntry],
+    data: &'a HashMap<DumpId, DataSource>,
+}
+
+fn estimate(data: &HashMap<DumpId, DataSource>, id: DumpId) -> u64 {
+    match data.get(&id) {
+        Some(DataSource::Rows(source)) => source.pages.saturating_mul(8192),
+        Some(DataSource::LargeObjects(_)) | None => 0,
+    }
+}
+
+/// Writes the rows of an entry, and tells of it.
+fn write_told(
+    told: Option<&Told<'_>>,
+    id: DumpId,
+    format: RowFormat,
+    out: &mut dyn Write,
+    write: &mut dyn FnMut(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let Some(Told { observed, entries, data }) = told else { return write(out) };
+    let entry = observed.places.get(&id).and_then(|place| entries.get(*place));
+    let text = |text: Option<&Text>| text.map(|text| text.to_lossy().into_owned()).unwrap_or_default();
+    let schema = text(entry.and_then(|entry| entry.namespace.as_ref()));
+    let name = text(entry.map(|entry| &entry.tag));
+    let observer = &*observed.observer;
+    let of = DataOfEntry { id, schema: &schema, name: &name, estimated_bytes: estimate(data, id) };
+    observer.begins(of);
+    let mut counted = progress::Counted::new(out, observer);
+    write(&mut counted)?;
+    let written = counted.written(format == RowFormat::Copy);
+    observer.ends(of, written);
+    Ok(())
+}
+
 /// One of the sessions that fetch data at the same time.
 #[derive(Debug)]
 struct Fetcher<'a> {
     session: &'a mut Session,
     data: &'a HashMap<DumpId, DataSource>,
     rows: RowFormat,
+    told: Option<Told<'a>>,
     /// It does not hold the locks.
     is_other: bool,
 }
@@ -132,10 +194,11 @@ struct Fetcher<'a> {
 impl Dump {
     /// All sessions, to be used by a thread each.
     fn fetchers(&mut self) -> Vec<Fetcher<'_>> {
-        let Dump { session, others, data, rows, .. } = self;
+        let Dump { session, others, data, rows, entries, observer, .. } = self;
+        let told = observer.as_ref().map(|observed| Told { observed, entries, data });
         let first = std::iter::once((session, false));
         let sessions = first.chain(others.iter_mut().map(|session| (session, true)));
-        sessions.map(|(session, is_other)| Fetcher { session, data, rows: *rows, is_other }).collect()
+        sessions.map(|(session, is_other)| Fetcher { session, data, rows: *rows, told, is_other }).collect()
     }
 
     /// About how much an entry holds.
@@ -161,7 +224,8 @@ impl Fetcher<'_> {
         if self.is_other {
             rows::lock(self.session, source)?;
         }
-        rows::write(self.session, source, self.rows, out)
+        let (session, format) = (&mut *self.session, self.rows);
+        write_told(self.told.as_ref(), id, format, out, &mut |out| rows::write(session, source, format, out))
     }
 
     fn write_large_object(&mut self, oid: u32, out: &mut dyn Write) -> Result<()> {
