@@ -10,7 +10,7 @@ use pgkeep_format::archive::{ArchiveHeader, DataLocation};
 use pgkeep_format::tar::{BLOCK, END_OF_ARCHIVE};
 
 use super::output_file::Out;
-use super::{Chosen, table_of_contents};
+use super::{Chosen, write_table};
 use crate::dump::Dump;
 use crate::error::{LogicalError, Result};
 
@@ -30,8 +30,7 @@ pub(super) fn write(
             entry.data = DataLocation::File(name.as_str().into());
         }
     }
-    let table = table_of_contents(header, &entries)?;
-    member(&mut file, TOC_FILE, &table)?;
+    spooled_member(&mut file, TOC_FILE, |spool| write_table(dump, header, &entries, spool, |_, _| ()))?;
     for chosen in &entries {
         let id = chosen.entry.dump_id;
         if !chosen.with_data || !chosen.entry.had_dumper {
