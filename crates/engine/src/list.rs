@@ -9,9 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use pgkeep_format::{Lsn, TimelineId, WalFileName, WalSegmentName};
 use pgkeep_repo::{
-    BackupId, BackupKind, BackupListing, ClusterRecord, DumpHeader, DumpListing, Hold, ManifestHeader, RepoError,
-    Stanza, WalArchive,
-    WalMode as StoredWalMode, WalRange,
+    BackupId, BackupKind, BackupListing, ClusterRecord, DumpHeader, DumpListing, Hold, ManifestHeader,
+    RepoError, Stanza, WalArchive, WalMode as StoredWalMode, WalRange,
 };
 
 use crate::archive_index::ArchiveIndex;

@@ -53,8 +53,8 @@ pub use codec::{Codec, Compression, ParseCompressionError};
 pub use condemnation::{Condemned, PackName, WalRange};
 pub use digest::{BlockDigest, Digest16, Digest32, DigestKey, is_zero_block};
 pub use dump::{
-    DumpHeader, DumpId, DumpInventory, DumpListing, DumpPart, DumpPartKind, DumpPartReader, DumpReader, DumpWriter,
-    DumpedTable, PartHasher,
+    DumpHeader, DumpId, DumpInventory, DumpListing, DumpPart, DumpPartKind, DumpPartReader, DumpReader,
+    DumpWriter, DumpedTable, PartHasher,
 };
 pub use error::{RepoError, Result};
 pub use format_version::FORMAT;

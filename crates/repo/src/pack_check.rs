@@ -125,8 +125,7 @@ impl Stanza {
     /// when the storage fails.
     pub fn pack_index(&self, frames: &FrameFetcher, pack: &PackEntry) -> Result<Vec<IndexEntry>> {
         let store = self.repository().store();
-        let key =
-            frames.key_of(pack).unwrap_or_else(|| key::pack(self.name(), pack.backup, pack.number));
+        let key = frames.key_of(pack).unwrap_or_else(|| key::pack(self.name(), pack.backup, pack.number));
         let corrupt = |offset: u64, what: &str| RepoError::corrupt(key.clone(), offset, what);
         let (head, size) = store.get_start(&key, PACK_HEADER_LEN as u64)?;
         let header = PackHeader::decode(&key, &head)?;

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pgkeep_format::archive::{ArchiveFormat, DumpId as EntryId};
 use pgkeep_logical::restore::{Archive, Input, count_data};
-use pgkeep_repo::{DumpId, DumpPart, DumpPartKind, DumpPartReader, DumpReader, PartHasher, RepoError, Stanza};
+use pgkeep_repo::{
+    DumpId, DumpPart, DumpPartKind, DumpPartReader, DumpReader, PartHasher, RepoError, Stanza,
+};
 
 use super::find;
 use crate::Location;
@@ -73,11 +75,7 @@ pub fn verify_dumps(
         for id in ids {
             dumps.push(check(&stanza, id, observer, cancel)?);
         }
-        Ok(DumpVerifyReport {
-            stanza: location.stanza.clone(),
-            ok: dumps.iter().all(|dump| dump.ok),
-            dumps,
-        })
+        Ok(DumpVerifyReport { stanza: location.stanza.clone(), ok: dumps.iter().all(|dump| dump.ok), dumps })
     };
     verify().map_err(|error: Error| error.while_doing(doing))
 }
@@ -99,12 +97,7 @@ pub(crate) fn check_all(
     Ok(dumps)
 }
 
-fn check(
-    stanza: &Stanza,
-    id: DumpId,
-    observer: &dyn Observer,
-    cancel: &Cancel,
-) -> Result<DumpVerification> {
+fn check(stanza: &Stanza, id: DumpId, observer: &dyn Observer, cancel: &Cancel) -> Result<DumpVerification> {
     let mut found = DumpVerification {
         id: id.to_string(),
         ok: true,

@@ -7,9 +7,9 @@ use pgkeep_logical::dump::write::OutputFile;
 use pgkeep_repo::{DumpReader, RepoError};
 
 use super::{failure, find};
+use crate::Location;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cancel;
-use crate::Location;
 
 const BUFFER: usize = 1 << 20;
 
@@ -90,7 +90,8 @@ fn run(request: &DumpExportRequest, cancel: &Cancel) -> Result<DumpExportReport>
 
 fn choose_part(dump: &DumpReader, request: &DumpExportRequest) -> Result<usize> {
     let names: Vec<&str> = dump.header().databases().collect();
-    let known = || format!("it has {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
+    let known =
+        || format!("it has {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
     if request.globals {
         return dump.globals().ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "the dump has no script of roles and tablespaces")

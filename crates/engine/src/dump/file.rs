@@ -2,7 +2,7 @@
 
 use std::io::{BufWriter, Write};
 
-use pgkeep_format::archive::Compression as ArchiveCompression;
+use pgkeep_format::archive::{ArchiveFormat, Compression as ArchiveCompression};
 use pgkeep_logical::LogicalError;
 use pgkeep_logical::compress::{Compressor, Framing};
 use pgkeep_logical::dump::write::{ArchiveOptions, OutputFile, write_archive, write_script};
@@ -25,8 +25,10 @@ pub(super) fn run(
 ) -> Result<DumpReport> {
     let mut report = plan.report(request);
     report.databases.clear();
+    // Only files of their own can be written side by side.
+    let jobs = if file.format == Some(ArchiveFormat::Directory) { request.jobs } else { 1 };
     for name in &plan.databases {
-        let (mut dump, mut selection) = start(request, &plan.conninfo, file.format.is_some(), request.jobs)?;
+        let (mut dump, mut selection) = start(request, &plan.conninfo, file.format.is_some(), jobs)?;
         for text in dump.take_warnings() {
             observer.event(Event::Warning { text: text.clone(), hint: None });
             report.warnings.push(text);
@@ -46,9 +48,8 @@ pub(super) fn run(
                     written
                 }
                 None => script(file, |out| {
-                    selection.restrict_key = Some(
-                        restrict_key::generate().map_err(|error| LogicalError::new(error.to_string()))?,
-                    );
+                    selection.restrict_key =
+                        Some(restrict_key::generate().map_err(|error| LogicalError::new(error.to_string()))?);
                     write_script(dump, &mut selection, out, &Messages(observer))
                 }),
             };

@@ -18,8 +18,8 @@ use pgkeep_logical::restore::RestoreOptions;
 use pgkeep_repo::{DumpId, DumpListing, RepoError, Stanza};
 use pgkeep_wire::{ConnInfo, Connection, SessionMode};
 
-pub use check::{DumpDamage, DumpVerification, DumpVerifyReport, verify_dumps};
 pub(crate) use check::check_all;
+pub use check::{DumpDamage, DumpVerification, DumpVerifyReport, verify_dumps};
 pub use export::{DumpExportReport, DumpExportRequest, export};
 pub use pgkeep_format::archive::{ArchiveFormat, Compression as ArchiveCompression};
 pub use request::{
@@ -88,7 +88,10 @@ fn plan(request: &DumpRequest) -> Result<DumpPlan> {
         let (least, most) = (SUPPORTED_MAJORS.start(), SUPPORTED_MAJORS.end());
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("the server is PostgreSQL {}, which this version of pgkeep does not know", identity.major()),
+            format!(
+                "the server is PostgreSQL {}, which this version of pgkeep does not know",
+                identity.major()
+            ),
         )
         .hint(format!("pgkeep works with {least} to {most}")));
     }
@@ -109,7 +112,12 @@ fn plan(request: &DumpRequest) -> Result<DumpPlan> {
 }
 
 /// Connects, takes a snapshot and reads the catalogs of one database.
-fn start(request: &DumpRequest, conninfo: &ConnInfo, is_archive: bool, jobs: u32) -> Result<(Dump, RestoreOptions)> {
+fn start(
+    request: &DumpRequest,
+    conninfo: &ConnInfo,
+    is_archive: bool,
+    jobs: u32,
+) -> Result<(Dump, RestoreOptions)> {
     let (options, selection) = request.content.options(is_archive, jobs);
     let dump = Dump::start(conninfo, &options).map_err(failure)?;
     Ok((dump, selection))

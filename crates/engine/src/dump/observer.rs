@@ -89,11 +89,7 @@ impl DumpObserver for DataWatch {
 }
 
 /// Runs `work` while the events of a watch are handed on. `work` must drop its watch.
-pub(super) fn watched<T>(
-    observer: &dyn Observer,
-    events: Receiver<Event>,
-    work: impl FnOnce() -> T,
-) -> T {
+pub(super) fn watched<T>(observer: &dyn Observer, events: Receiver<Event>, work: impl FnOnce() -> T) -> T {
     std::thread::scope(|scope| {
         scope.spawn(move || events.iter().for_each(|event| observer.event(event)));
         work()

@@ -57,7 +57,15 @@ pub(super) fn run(
     }
     for name in &plan.databases {
         cancel.check()?;
-        report.databases.push(database(request, &plan, name, &mut writer, &mut report.warnings, observer, cancel)?);
+        report.databases.push(database(
+            request,
+            &plan,
+            name,
+            &mut writer,
+            &mut report.warnings,
+            observer,
+            cancel,
+        )?);
     }
     cancel.check()?;
     observer.event(Event::StepStarted { step: Step::Commit, total_bytes: None });

@@ -17,8 +17,8 @@ use jiff::{SignedDuration, Timestamp};
 use pgkeep_repo::{BackupId, LeaseInfo, Removal, RemovalStep, RemovalSteps, Stanza};
 
 pub use request::{
-    BackupDecision, DumpDecision, DumpRetention, ExpireChoice, ExpireReport, ExpireRequest, RetentionPolicy, SparsePacks, UnlistedPacks,
-    WalDecision, WalRetention,
+    BackupDecision, DumpDecision, DumpRetention, ExpireChoice, ExpireReport, ExpireRequest, RetentionPolicy,
+    SparsePacks, UnlistedPacks, WalDecision, WalRetention,
 };
 
 use self::plan::{ExpirePlan, Facts};
@@ -138,10 +138,13 @@ fn settle(
     let facts = Facts::load(stanza)?;
     let exists = named.is_none_or(|id| {
         let inventory = &facts.inventory;
-        inventory.backups.contains_key(&id) || inventory.unreadable.contains_key(&id) || inventory.dumps.exists(id)
+        inventory.backups.contains_key(&id)
+            || inventory.unreadable.contains_key(&id)
+            || inventory.dumps.exists(id)
     });
     let plan = ExpirePlan::make(&facts, &request.choice, &request.dumps, named.filter(|_| exists), now)?;
-    let steps = removal.steps(&facts.inventory, &plan.doomed(), &plan.doomed_dumps(), &plan.wal_files(&facts));
+    let steps =
+        removal.steps(&facts.inventory, &plan.doomed(), &plan.doomed_dumps(), &plan.wal_files(&facts));
     observer.event(Event::StepStarted { step: Step::Remove, total_bytes: None });
     if steps.steps.iter().any(|step| matches!(step, RemovalStep::Wal(..))) {
         plan.gaps().iter().try_for_each(|range| stanza.note_removed_wal(range))?;

@@ -14,7 +14,9 @@ use pgkeep_repo::{
 use super::dump_policy;
 use super::policy::{self, Candidate, Decision, Era, Place};
 use super::request::{
-    BackupDecision, DumpDecision, DumpRetention, ExpireChoice, ExpireReport, SparsePacks, UnlistedPacks, WalDecision};
+    BackupDecision, DumpDecision, DumpRetention, ExpireChoice, ExpireReport, SparsePacks, UnlistedPacks,
+    WalDecision,
+};
 use super::wal_need::{self, KeptBackup, WalRun};
 use crate::archive_index::ArchiveIndex;
 use crate::list::extent;

@@ -142,7 +142,11 @@ impl Dump {
         let Some(DataSource::Rows(source)) = self.data.get(&id) else { return Ok(()) };
         let session = &mut self.session;
         let format = self.rows;
-        let told = self.observer.as_ref().map(|observed| Told { observed, entries: &self.entries, data: &self.data });
+        let told = self.observer.as_ref().map(|observed| Told {
+            observed,
+            entries: &self.entries,
+            data: &self.data,
+        });
         write_told(told.as_ref(), id, format, out, &mut |out| rows::write(session, source, format, out))
     }
 

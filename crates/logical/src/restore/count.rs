@@ -21,9 +21,7 @@ pub fn count_data(archive: &mut Archive, entries: &[DumpId]) -> Result<Vec<Writt
         archive.contents.entries.iter().map(|entry| entry.dump_id).zip(0..).collect();
     for id in entries {
         let found = places.get(id).and_then(|place| archive.contents.entries.get(*place));
-        let entry = found
-            .ok_or_else(|| LogicalError::new(format!("the archive has no entry {id}")))?
-            .clone();
+        let entry = found.ok_or_else(|| LogicalError::new(format!("the archive has no entry {id}")))?.clone();
         let is_blobs = entry.desc.as_bytes() == b"BLOBS";
         let (mut bytes, mut lines) = (0_u64, 0_u64);
         let mut tail: Vec<u8> = Vec::new();

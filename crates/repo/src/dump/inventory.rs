@@ -97,9 +97,8 @@ impl DumpInventory {
     /// Folders of dumps that ended without anything: a killed one leaves staging files there.
     pub(crate) fn empty_folders(&self, open: &BTreeSet<u32>) -> Vec<DumpId> {
         let with_packs: BTreeSet<DumpId> = self.packs.iter().map(|pack| pack.name.backup).collect();
-        let is_empty = |id: &&DumpId| {
-            !self.exists(**id) && !with_packs.contains(id) && !open.contains(&id.epoch())
-        };
+        let is_empty =
+            |id: &&DumpId| !self.exists(**id) && !with_packs.contains(id) && !open.contains(&id.epoch());
         self.folders.iter().filter(is_empty).copied().collect()
     }
 }

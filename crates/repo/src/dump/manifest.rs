@@ -203,8 +203,7 @@ fn take(line: Line, header: &DumpHeader, parts: &mut [PartLines]) -> Parsed<()> 
                 header.packs.get(pack as usize).ok_or(Malformed("a line names an unknown pack"))?;
             let mut offset = offset;
             for [stored_len, raw_len] in frames {
-                let frame =
-                    FrameRef { epoch: pack.epoch, pack: pack.number, offset, stored_len, raw_len };
+                let frame = FrameRef { epoch: pack.epoch, pack: pack.number, offset, stored_len, raw_len };
                 frame.check()?;
                 offset = frame.end();
                 lines.frames.push(frame);
