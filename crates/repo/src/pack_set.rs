@@ -22,16 +22,29 @@ const PACK_BYTES: u64 = 256 << 20;
 const PACK_TIME: Duration = Duration::from_secs(300);
 const LEAST_TIMED_BYTES: u64 = 4 << 20;
 
-/// Gives the key of a pack.
-type PackKey = fn(&StanzaName, BackupId, u32) -> String;
+/// What writes packs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PackOrigin {
+    Backup,
+    Dump,
+}
+
+impl PackOrigin {
+    fn key(self, stanza: &StanzaName, id: BackupId, number: u32) -> String {
+        match self {
+            PackOrigin::Backup => key::pack(stanza, id, number),
+            PackOrigin::Dump => key::dump_pack(stanza, id, number),
+        }
+    }
+}
 
 /// The packs of one backup: finished ones, and the one that is open.
 #[derive(Debug)]
 pub(crate) struct PackSet {
     stanza: Stanza,
     id: BackupId,
-    /// Gives the keys of the packs.
-    key_of: PackKey,
+    /// What writes them.
+    origin: PackOrigin,
     pack_bytes: u64,
     pack_time: Duration,
     meta: MetaEncoder,
@@ -49,16 +62,16 @@ pub(crate) struct PackSet {
 impl PackSet {
     /// None yet, of a backup.
     pub(crate) fn new(stanza: &Stanza, id: BackupId, block_size: u32) -> PackSet {
-        PackSet::at(key::pack, stanza, id, block_size)
+        PackSet::at(PackOrigin::Backup, stanza, id, block_size)
     }
 
-    /// None yet, under the keys that `key_of` gives.
-    pub(crate) fn at(key_of: PackKey, stanza: &Stanza, id: BackupId, block_size: u32) -> PackSet {
+    /// None yet.
+    pub(crate) fn at(origin: PackOrigin, stanza: &Stanza, id: BackupId, block_size: u32) -> PackSet {
         let record = stanza.records().last().map_or(0, |record| record.sequence);
         PackSet {
             stanza: stanza.clone(),
             id,
-            key_of,
+            origin,
             pack_bytes: PACK_BYTES,
             pack_time: PACK_TIME,
             meta: MetaEncoder::new(stanza.repository().digest_key().clone()),
@@ -92,10 +105,16 @@ impl PackSet {
         }
         if self.open.is_none() {
             let number = self.next_number;
-            let key = (self.key_of)(self.stanza.name(), self.id, number);
+            let key = self.origin.key(self.stanza.name(), self.id, number);
             let repository = self.stanza.repository();
-            let pack =
-                PackWriter::begin(repository.store(), &key, repository.id_bytes(), self.id.epoch(), number)?;
+            let pack = PackWriter::begin(
+                repository.store(),
+                &key,
+                repository.id_bytes(),
+                self.id.epoch(),
+                number,
+                self.origin == PackOrigin::Dump,
+            )?;
             self.next_number += 1;
             self.open = Some(pack);
             self.open_since = Instant::now();
@@ -182,7 +201,7 @@ impl PackSet {
         }
         drop(self.wait());
         for number in 1..self.next_number {
-            let key = (self.key_of)(self.stanza.name(), self.id, number);
+            let key = self.origin.key(self.stanza.name(), self.id, number);
             drop(self.stanza.repository().store().delete(&key));
         }
     }

@@ -11,7 +11,7 @@ use crate::config::Flag;
 const EXAMPLES: &str = "\
 Examples:
   pgkeep dump --repo /srv/backup app                   # one database, kept in the repository
-  pgkeep dump --repo /srv/backup --all                 # every database, roles and tablespaces, as one set
+  pgkeep dump --repo /srv/backup --all                 # all of them, with roles and tablespaces
   pgkeep dump --repo /srv/backup app --table 'sales.*' --exclude-table-data '*.log'
   pgkeep dump app --output app.dump                    # a file that pg_restore reads
   pgkeep dump app --output app.sql --format plain --schema-only
@@ -36,7 +36,7 @@ Exits with 17 when something is damaged.";
 
 /// Options of `dump`.
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_value_name = "VERB")]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
 pub(crate) struct DumpArgs {
     #[command(subcommand)]
     pub(crate) verb: Option<DumpVerb>,
@@ -50,7 +50,7 @@ pub(crate) struct DumpArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Format of the file [default: custom]
-    #[arg(long, value_name = "FORMAT", value_enum, requires = "output", hide_possible_values = false)]
+    #[arg(long, value_name = "FORMAT", value_enum, requires = "output")]
     pub(crate) format: Option<FormatName>,
     /// Codec: in the repository as for `backup`; in a file `gzip`, `zstd`, `lz4`, also with `:LEVEL`, or `none`
     #[arg(long, value_name = "CODEC")]
@@ -100,16 +100,12 @@ pub(crate) struct ContentArgs {
     pub(crate) data_only: bool,
 }
 
-/// Formats of files.
+/// Formats of files: the first three are for `pg_restore`, the last for `psql`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FormatName {
-    /// One file for pg_restore
     Custom,
-    /// A directory for pg_restore, written in parallel
     Directory,
-    /// A tar file for pg_restore
     Tar,
-    /// A script for psql
     Plain,
 }
 

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::format_version::FORMAT;
 use crate::frame::{FrameKind, FrameRef, MAX_BLOCKS_FRAME, MetaEncoder};
 use crate::manifest_writer::{LineWriter, assemble, memory};
-use crate::pack_set::PackSet;
+use crate::pack_set::{PackOrigin, PackSet};
 use crate::stanza::Stanza;
 use crate::{Compression, RepoError, key, lease};
 
@@ -53,7 +53,7 @@ impl DumpWriter {
             stanza: stanza.clone(),
             id,
             // Block sizes matter for frames of blocks alone, of which a dump has none.
-            packs: PackSet::at(key::dump_pack, stanza, id, 8192),
+            packs: PackSet::at(PackOrigin::Dump, stanza, id, 8192),
             encoder: MetaEncoder::with(compression, key.clone()),
             lines: LineWriter::new(key).map_err(memory)?,
             parts: Vec::new(),
