@@ -106,7 +106,8 @@ fn commit(stanza: &Stanza, writer: &Writer) -> bool {
     let repository = stanza.repository();
     let lines = ManifestLines::default().sort(repository.digest_key()).unwrap();
     let header = writer.header.as_ref().unwrap();
-    let chunks = assemble(header, lines, repository.id_bytes(), repository.digest_key()).unwrap();
+    let chunks =
+        assemble(header, header.epoch, lines, repository.id_bytes(), repository.digest_key()).unwrap();
     repository.store().put_new_chunks(&key::manifest(stanza.name(), writer.id), chunks).unwrap()
 }
 
