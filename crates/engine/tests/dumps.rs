@@ -408,6 +408,32 @@ fn a_dump_killed_at_any_step_is_not_listed_and_expire_removes_what_it_left() {
 }
 
 #[test]
+fn a_dump_of_a_machine_that_never_comes_back_is_given_up_and_cannot_commit_later() {
+    let cluster = cluster(18);
+    let place = place(&cluster);
+    let stanza = place.location.open_stanza().unwrap();
+    let lease = pgkeep_repo::LeaseInfo {
+        verb: "dump".into(),
+        host: "elsewhere".into(),
+        pid: 1,
+        program: "test".into(),
+    };
+    let long_ago = "2026-01-01T00:00:00Z".parse().unwrap();
+    let mut writer = stanza.begin_dump(long_ago, lease, Compression::None).unwrap();
+    writer.begin_part(pgkeep_repo::DumpPartKind::Archive, Some("app"));
+    std::io::Write::write_all(&mut writer, b"asleep").unwrap();
+    writer.end_part(0, &[]).unwrap();
+    run(&expire_request(&place.location, Some(1)));
+    let refused = writer.commit(pgkeep_repo::DumpHeader::default()).unwrap_err();
+    assert!(matches!(refused, pgkeep_repo::RepoError::Fenced { .. }), "{refused}");
+    run(&expire_request(&place.location, Some(1)));
+    assert_eq!(stored_packs(&place.location), 0);
+    assert!(ids(&place.location).is_empty());
+    take(&request(&place.location, &cluster.conninfo(), one("app")));
+    assert_eq!(ids(&place.location).len(), 1);
+}
+
+#[test]
 fn two_dumps_at_once_and_an_expire_do_not_disturb_each_other() {
     let cluster = cluster(18);
     let place = place(&cluster);

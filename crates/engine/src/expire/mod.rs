@@ -75,7 +75,8 @@ fn expire_stanza(request: &ExpireRequest, observer: &dyn Observer, cancel: &Canc
     report.dry_run = false;
     let condemned = plan.condemned(&facts);
     let before = cutoff(now, request.abandoned_after_seconds);
-    let is_stale = facts.inventory.running().iter().any(|lease| lease.claimed < before);
+    let (backups, dumps) = (facts.inventory.running(), facts.inventory.running_dumps());
+    let is_stale = backups.iter().chain(&dumps).any(|lease| lease.claimed < before);
     if condemned.is_empty() && !facts.inventory.has_leftovers() && !is_stale {
         facts.inventory.tidying().iter().try_for_each(|step| stanza.remove(step))?;
         report.waiting_for.clear();
@@ -84,7 +85,12 @@ fn expire_stanza(request: &ExpireRequest, observer: &dyn Observer, cancel: &Canc
     let given_up = stanza.give_up_older(&facts.inventory, before, now)?;
     for lease in &given_up {
         observer.event(Event::Warning {
-            text: format!("the backup of {} that began at {} is given up", lease.holder(), lease.claimed),
+            text: format!(
+                "the {} of {} that began at {} is given up",
+                if lease.is_of_dump() { "dump" } else { "backup" },
+                lease.holder(),
+                lease.claimed
+            ),
             hint: Some("where it is still running, take a new one when it has failed".to_owned()),
         });
     }
