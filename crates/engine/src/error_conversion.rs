@@ -102,6 +102,9 @@ fn repository_advice(error: &RepoError) -> (ErrorKind, Vec<String>) {
         RepoError::BadStanzaName { .. } => {
             (ErrorKind::Usage, hint("choose a name such as `main` or `orders-16`".to_owned()))
         }
+        RepoError::DumpNotFound { .. } => {
+            (ErrorKind::NotFound, vec!["`pgkeep list` shows all dumps".to_owned()])
+        }
         RepoError::BackupNotFound { .. } => {
             (ErrorKind::NotFound, hint("`pgkeep list` shows the backups that exist".to_owned()))
         }

@@ -38,6 +38,8 @@ pub enum Step {
     Recover,
     /// A restored server is questioned.
     Question,
+    /// Rows of a database are fetched and written.
+    Dump,
 }
 
 /// Something that happened.
@@ -57,6 +59,15 @@ pub enum Event {
         step: Step,
         /// Bytes handled since the step began.
         done_bytes: u64,
+    },
+    /// A step goes on with a part that has a name, such as a table.
+    Item {
+        /// Which step.
+        step: Step,
+        /// The part.
+        name: String,
+        /// Bytes of it, about, where that is known.
+        total_bytes: Option<u64>,
     },
     /// A step ended.
     StepFinished {

@@ -1,4 +1,4 @@
-//! The verbs of pgkeep as a library: init, backup, restore, WAL push and get, list, show, check, expire, verify.
+//! The verbs of pgkeep as a library: init, backup, restore, WAL push and get, list, show, check, expire, verify, dump.
 //!
 //! Each verb is a request that becomes a plan (pure, printable), is run, and ends in a report (serialisable).
 //! Nothing here prints, reads the environment, parses arguments or exits: what happens is told to an [`Observer`],
@@ -10,6 +10,7 @@ pub mod changed_blocks;
 pub mod check;
 pub mod connection;
 pub mod drill;
+pub mod dump;
 pub mod error;
 mod error_conversion;
 pub mod event;

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use pgkeep_format::{Lsn, TimelineId, WalFileName, WalSegmentName};
 use pgkeep_repo::{
-    BackupId, BackupKind, BackupListing, ClusterRecord, ManifestHeader, RepoError, Stanza, WalArchive,
-    WalMode as StoredWalMode, WalRange,
+    BackupId, BackupKind, BackupListing, ClusterRecord, DumpHeader, DumpListing, Hold, ManifestHeader,
+    RepoError, Stanza, WalArchive, WalMode as StoredWalMode, WalRange,
 };
 
 use crate::archive_index::ArchiveIndex;
@@ -62,6 +62,66 @@ pub struct BackupSummary {
     pub verified: Option<BackupVerification>,
 }
 
+/// One dump, as listed.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct DumpSummary {
+    /// Its name.
+    pub id: String,
+    /// RFC 3339 UTC.
+    pub started: String,
+    /// RFC 3339 UTC.
+    pub finished: String,
+    /// Its databases.
+    pub databases: Vec<String>,
+    /// Whether it has what belongs to no database.
+    pub globals: bool,
+    /// `server_version_num` of the server.
+    pub server_version: u32,
+    /// Entries with rows.
+    pub tables: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of its archives, uncompressed.
+    pub size_bytes: u64,
+    /// Bytes that it takes in the repository.
+    pub stored_bytes: u64,
+    /// What was asked beside the databases.
+    pub options: Vec<String>,
+    /// The user's notes.
+    pub annotations: BTreeMap<String, String>,
+    /// Whether it is held.
+    pub held: bool,
+    /// Why it cannot be read.
+    pub problem: Option<String>,
+}
+
+fn dump_summary(listing: DumpListing, held: &BTreeMap<BackupId, Hold>) -> DumpSummary {
+    let (header, problem) = match listing.header {
+        Ok(header) => (header, None),
+        Err(error) => {
+            let started = listing.id.started();
+            let header = DumpHeader { started, finished: started, ..DumpHeader::default() };
+            (header, Some(error.to_string()))
+        }
+    };
+    DumpSummary {
+        id: listing.id.to_string(),
+        started: header.started.to_string(),
+        finished: header.finished.to_string(),
+        databases: header.databases().map(str::to_owned).collect(),
+        globals: header.has_globals(),
+        server_version: header.server_version_num,
+        tables: header.tables(),
+        rows: header.rows(),
+        size_bytes: header.size_bytes(),
+        stored_bytes: header.stored_bytes,
+        options: header.options,
+        annotations: header.annotations,
+        held: held.contains_key(&listing.id),
+        problem,
+    }
+}
+
 /// A stretch of time and WAL in which every moment can be recovered.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Window {
@@ -110,6 +170,8 @@ pub struct ListReport {
     pub system_identifier: u64,
     /// Oldest first.
     pub backups: Vec<BackupSummary>,
+    /// Dumps, oldest first.
+    pub dumps: Vec<DumpSummary>,
     /// Oldest first.
     pub windows: Vec<Window>,
     /// By timeline and position.
@@ -178,6 +240,7 @@ pub(crate) fn list_stanza(stanza: &Stanza) -> Result<ListReport> {
         stanza: stanza.name().to_string(),
         system_identifier: newest_record(stanza)?.system_identifier,
         backups: Vec::new(),
+        dumps: Vec::new(),
         windows: Vec::new(),
         gaps: Vec::new(),
         damage: memory.known().damage,
@@ -196,6 +259,8 @@ pub(crate) fn list_stanza(stanza: &Stanza) -> Result<ListReport> {
     report.backups.extend(listings.iter().filter_map(unreadable));
     // Ids begin with a number that grows.
     report.backups.sort_by(|a, b| a.id.cmp(&b.id));
+    let holds = stanza.holds()?;
+    report.dumps = stanza.dumps()?.into_iter().map(|listing| dump_summary(listing, &holds)).collect();
     let shares = Shares::load(stanza, &listings)?;
     report.backups.iter_mut().for_each(|summary| shares.fill(summary));
     Ok(report)
@@ -301,15 +366,33 @@ pub(crate) fn find_backup(
     choose(ids.collect(), id, stanza.name().as_str())
 }
 
+/// What ids are of, in words.
+pub(crate) struct Kind {
+    one: &'static str,
+    many: &'static str,
+    verb: &'static str,
+}
+
+/// Backups.
+pub(crate) const BACKUPS: Kind = Kind { one: "backup", many: "backups", verb: "backup" };
+/// Dumps.
+pub(crate) const DUMPS: Kind = Kind { one: "dump", many: "dumps", verb: "dump" };
+
+/// The one of `ids` of backups that the user means.
+pub(crate) fn choose(ids: Vec<BackupId>, id: &str, stanza: &str) -> Result<BackupId> {
+    choose_among(&BACKUPS, ids, id, stanza)
+}
+
 /// The one of `ids` that the user means.
-pub(crate) fn choose(mut ids: Vec<BackupId>, id: &str, stanza: &str) -> Result<BackupId> {
+pub(crate) fn choose_among(kind: &Kind, mut ids: Vec<BackupId>, id: &str, stanza: &str) -> Result<BackupId> {
+    let Kind { one: noun, many, verb } = kind;
     ids.sort();
     let Some(newest) = ids.last() else {
         return Err(Error::new(
             ErrorKind::NotFound,
-            format!("there is no backup in the stanza `{stanza}` yet"),
+            format!("there is no {noun} in the stanza `{stanza}` yet"),
         )
-        .hint(format!("`pgkeep backup --stanza {stanza}` takes one")));
+        .hint(format!("`pgkeep {verb} --stanza {stanza}` takes one")));
     };
     if id == "latest" {
         return Ok(*newest);
@@ -323,16 +406,16 @@ pub(crate) fn choose(mut ids: Vec<BackupId>, id: &str, stanza: &str) -> Result<B
                 ids.iter().rev().take(5).map(|known| format!("`{known}`")).collect();
             Err(Error::new(
                 ErrorKind::NotFound,
-                format!("there is no backup `{id}` in the stanza `{stanza}`"),
+                format!("there is no {noun} `{id}` in the stanza `{stanza}`"),
             )
-            .hint(format!("the newest backups are {}", newest_first.join(", ")))
+            .hint(format!("the newest {many} are {}", newest_first.join(", ")))
             .hint(format!("`pgkeep list --stanza {stanza}` shows all of them")))
         }
         _ => {
             let names: Vec<String> = matching.iter().take(5).map(|known| format!("`{known}`")).collect();
             Err(Error::new(
                 ErrorKind::Usage,
-                format!("several backups begin with `{id}`: {}", names.join(", ")),
+                format!("several {many} begin with `{id}`: {}", names.join(", ")),
             )
             .hint("give more of the id, or `latest`"))
         }

@@ -32,6 +32,7 @@ fn count(location: &Location, count: u32) -> ExpireRequest {
     ExpireRequest {
         location: location.clone(),
         choice: ExpireChoice::Policy(RetentionPolicy { count: Some(count), ..RetentionPolicy::default() }),
+        dumps: pgkeep_engine::expire::DumpRetention::default(),
         grace_seconds: 0,
         abandoned_after_seconds: 7 * 86_400,
         dry_run: false,

@@ -54,7 +54,7 @@ impl Observer for StopAt {
             Event::StepFinished { step } => format!("end {step:?}"),
             Event::Note { text } => return println!("NOTE {text}"),
             Event::Warning { text, .. } => return println!("WARNING {text}"),
-            Event::Progress { .. } => return,
+            Event::Progress { .. } | Event::Item { .. } => return,
         };
         if self.step == format!("die {name}") {
             let this = rustix::process::getpid();

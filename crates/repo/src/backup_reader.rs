@@ -138,6 +138,7 @@ impl BackupReader {
             header.block_size,
             stanza.name(),
             &header.packs,
+            key::pack,
         );
         let zero = repository.digest_key().zero_block(header.block_size);
         let inner = Inner {

@@ -349,7 +349,7 @@ impl BackupWriter {
         let key = key::manifest(self.stanza.name(), self.id);
         match store.put_new_chunks(&key, chunks) {
             Ok(true) => Ok(header),
-            Ok(false) if lease::is_void(&self.stanza, self.id)? => {
+            Ok(false) if lease::is_void(&self.stanza, &key)? => {
                 self.settled = false;
                 Err(RepoError::Fenced { id: self.id, key })
             }
@@ -387,7 +387,7 @@ impl BackupWriter {
         header.packs = self.pack_table()?;
         header.totals = Totals { stored_bytes: self.packs.stored_bytes() + self.tail_bytes, ..self.totals };
         let lines = std::mem::take(&mut self.lines).sort(repository.digest_key())?;
-        let chunks = assemble(&header, lines, repository.id_bytes(), repository.digest_key())?;
+        let chunks = assemble(&header, header.epoch, lines, repository.id_bytes(), repository.digest_key())?;
         self.stanza.refuse_unsafe_commit(self.id, &header)?;
         Ok((header, chunks))
     }

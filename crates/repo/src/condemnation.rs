@@ -69,13 +69,23 @@ pub struct Condemned {
     /// WAL.
     #[serde(default)]
     pub wal: Vec<WalRange>,
+    /// Dumps, by their manifests.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub dumps: BTreeSet<BackupId>,
+    /// Packs of dumps.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub dump_packs: BTreeSet<PackName>,
 }
 
 impl Condemned {
     /// Whether there is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.backups.is_empty() && self.packs.is_empty() && self.wal.is_empty()
+        self.backups.is_empty()
+            && self.packs.is_empty()
+            && self.wal.is_empty()
+            && self.dumps.is_empty()
+            && self.dump_packs.is_empty()
     }
 }
 
@@ -89,7 +99,8 @@ pub(crate) struct Found {
 
 impl Found {
     pub(crate) fn names_backup(&self, id: BackupId) -> bool {
-        self.condemned.as_ref().is_none_or(|condemned| condemned.backups.contains(&id))
+        let named = |condemned: &Condemned| condemned.backups.contains(&id) || condemned.dumps.contains(&id);
+        self.condemned.as_ref().is_none_or(named)
     }
 
     fn names_pack(&self, pack: PackName) -> bool {

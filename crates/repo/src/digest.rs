@@ -59,6 +59,7 @@ pub struct DigestKey {
     file: [u8; 32],
     manifest: [u8; 32],
     wal: [u8; 32],
+    dump: [u8; 32],
 }
 
 impl DigestKey {
@@ -74,6 +75,7 @@ impl DigestKey {
             file: derive("pgkeep 1 file"),
             manifest: derive("pgkeep 1 manifest"),
             wal: derive("pgkeep 1 wal"),
+            dump: derive("pgkeep 1 dump"),
         }
     }
 
@@ -123,6 +125,11 @@ impl DigestKey {
 
     pub(crate) fn manifest(&self, plain: &[u8]) -> Digest16 {
         Digest16(cut(&self.manifest, plain))
+    }
+
+    /// For the digest of a part of a dump: an archive, or a script.
+    pub(crate) fn dump_hasher(&self) -> blake3::Hasher {
+        blake3::Hasher::new_keyed(&self.dump)
     }
 
     /// The digest of a WAL file's plain bytes.

@@ -80,6 +80,14 @@ pub enum RepoError {
         /// The id asked for.
         id: BackupId,
     },
+    /// No dump has that id.
+    #[error("there is no dump `{id}` in the stanza `{stanza}`")]
+    DumpNotFound {
+        /// The stanza that was searched.
+        stanza: String,
+        /// The id asked for.
+        id: BackupId,
+    },
     /// The object is not there.
     #[error("`{key}` is not in the repository")]
     NotFound {

@@ -33,6 +33,8 @@ pub enum FrameKind {
     Index,
     /// What lies in the frames of a pack, for whoever goes on with an interrupted backup.
     Journal,
+    /// Bytes of a dump.
+    Dump,
 }
 
 impl FrameKind {
@@ -43,6 +45,7 @@ impl FrameKind {
             FrameKind::Digests => 3,
             FrameKind::Index => 4,
             FrameKind::Journal => 5,
+            FrameKind::Dump => 6,
         }
     }
 
@@ -53,6 +56,7 @@ impl FrameKind {
             3 => Some(FrameKind::Digests),
             4 => Some(FrameKind::Index),
             5 => Some(FrameKind::Journal),
+            6 => Some(FrameKind::Dump),
             _ => None,
         }
     }
@@ -60,7 +64,7 @@ impl FrameKind {
     /// The most plain bytes that a frame of this kind may declare.
     pub(crate) const fn max_raw(self) -> usize {
         match self {
-            FrameKind::Blocks => MAX_BLOCKS_FRAME,
+            FrameKind::Blocks | FrameKind::Dump => MAX_BLOCKS_FRAME,
             _ => MAX_META_FRAME,
         }
     }
@@ -323,8 +327,12 @@ pub(crate) struct MetaEncoder {
 
 impl MetaEncoder {
     pub(crate) fn new(key: DigestKey) -> MetaEncoder {
+        MetaEncoder::with(Compression::default(), key)
+    }
+
+    pub(crate) fn with(compression: Compression, key: DigestKey) -> MetaEncoder {
         MetaEncoder {
-            compressed: Compressor::new(Compression::default()),
+            compressed: Compressor::new(compression),
             plain: Compressor::new(Compression::None),
             scratch: Vec::new(),
             key,

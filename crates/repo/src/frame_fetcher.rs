@@ -12,9 +12,9 @@ use crate::backup_writer::frames_end;
 use crate::bytes::Malformed;
 use crate::error::Result;
 use crate::frame::{FrameDecoder, FrameHeader, FrameKind, FramePlace, FrameRef};
-use crate::key::{self, StanzaName};
+use crate::key::StanzaName;
 use crate::manifest::PackEntry;
-use crate::{DigestKey, RepoError, Store};
+use crate::{BackupId, DigestKey, RepoError, Store};
 
 /// Frames this close are read together with what lies between.
 const GAP_BYTES: u64 = 32 << 10;
@@ -60,11 +60,12 @@ impl FrameFetcher {
         block_size: u32,
         stanza: &StanzaName,
         packs: &[PackEntry],
+        key_of: fn(&StanzaName, BackupId, u32) -> String,
     ) -> FrameFetcher {
         let packs = packs
             .iter()
             .map(|pack| {
-                let key = key::pack(stanza, pack.backup, pack.number);
+                let key = key_of(stanza, pack.backup, pack.number);
                 ((pack.epoch, pack.number), Pack { key, id: pack.id.0, size: pack.size })
             })
             .collect();
@@ -84,6 +85,11 @@ impl FrameFetcher {
             Some(pack) => pack.key.clone(),
             None => format!("pack {} of epoch {}", frame.pack, frame.epoch),
         }
+    }
+
+    /// The key of a pack of which frames are read; none of another one.
+    pub(crate) fn key_of(&self, pack: &PackEntry) -> Option<String> {
+        self.inner.packs.get(&(pack.epoch, pack.number)).map(|known| known.key.clone())
     }
 
     fn pack(&self, frame: &FrameRef) -> Result<&Pack> {

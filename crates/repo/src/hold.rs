@@ -1,4 +1,4 @@
-//! Holds: backups that nobody may remove, as `<stanza>/hold/<backup-id>-<random>.json`.
+//! Holds: backups and dumps that nobody may remove, as `<stanza>/hold/<backup-id>-<random>.json`.
 //!
 //! A backup may be held several times; it stays as long as one hold is there. What a removal that is under way has named
 //! already cannot be held any more: [`Stanza::hold`] looks after it stored its object, and whoever removes looks for
@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{random, to_hex};
 use crate::error::Result;
 use crate::stanza::Stanza;
-use crate::{BackupId, RepoError, condemnation, key};
+use crate::{BackupId, RepoError, condemnation, key, lease};
 
-/// Why a backup is kept whatever the policy says.
+/// Why a backup, or a dump, is kept whatever the policy says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     /// The backup.
@@ -27,7 +27,7 @@ pub struct Hold {
 }
 
 impl Stanza {
-    /// Holds a backup.
+    /// Holds a backup or a dump.
     ///
     /// # Errors
     /// [`RepoError::BackupNotFound`], [`RepoError::BeingRemoved`] where its removal has begun, or when the storage fails.
@@ -94,9 +94,12 @@ impl Stanza {
     }
 
     fn require_manifest(&self, id: BackupId) -> Result<()> {
-        match self.repository().store().head(&key::manifest(self.name(), id))? {
-            Some(_) if !crate::lease::is_void(self, id)? => Ok(()),
-            _ => Err(RepoError::BackupNotFound { stanza: self.name().to_string(), id }),
+        // An id names a backup or a dump, never both.
+        for manifest in [key::manifest(self.name(), id), key::dump_manifest(self.name(), id)] {
+            if self.repository().store().head(&manifest)?.is_some() && !lease::is_void(self, &manifest)? {
+                return Ok(());
+            }
         }
+        Err(RepoError::BackupNotFound { stanza: self.name().to_string(), id })
     }
 }

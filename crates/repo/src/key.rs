@@ -160,6 +160,21 @@ pub(crate) fn manifest(stanza: &StanzaName, id: BackupId) -> String {
     format!("{stanza}/backup/{id}/manifest")
 }
 
+/// The folder of all dumps.
+pub(crate) fn dumps(stanza: &StanzaName) -> String {
+    format!("{stanza}/dump")
+}
+
+/// A pack of a dump.
+pub(crate) fn dump_pack(stanza: &StanzaName, id: BackupId, number: u32) -> String {
+    format!("{stanza}/dump/{id}/pack-{number:06}")
+}
+
+/// What makes a dump exist.
+pub(crate) fn dump_manifest(stanza: &StanzaName, id: BackupId) -> String {
+    format!("{stanza}/dump/{id}/manifest")
+}
+
 pub(crate) fn backup_wal(stanza: &StanzaName, id: BackupId, name: &str) -> String {
     format!("{stanza}/backup/{id}/wal/{name}")
 }

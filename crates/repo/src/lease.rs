@@ -25,6 +25,9 @@ pub(crate) const ABANDONED: &[u8] = b"pgkeep: this backup was abandoned\n";
 /// The verb of a lease that does not write a backup but removes things.
 pub(crate) const EXPIRE: &str = "expire";
 
+/// The verb of a lease under which a dump is written.
+pub(crate) const DUMP: &str = "dump";
+
 /// Who holds a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseInfo {
@@ -76,10 +79,22 @@ impl Lease {
         BackupId::new(self.epoch, self.claimed)
     }
 
-    /// Whether a backup may be written under it (as opposed to the removal of things).
+    /// Whether a backup may be written under it (as opposed to a dump, or the removal of things).
     #[must_use]
     pub fn is_of_backup(&self) -> bool {
-        self.info.as_ref().is_none_or(|info| info.verb != EXPIRE)
+        self.info.as_ref().is_none_or(|info| info.verb != EXPIRE && info.verb != DUMP)
+    }
+
+    /// Whether a dump is written under it.
+    #[must_use]
+    pub fn is_of_dump(&self) -> bool {
+        self.info.as_ref().is_some_and(|info| info.verb == DUMP)
+    }
+
+    /// Where the manifest of what is written under it is, or would be.
+    pub(crate) fn manifest_key(&self, stanza: &Stanza) -> String {
+        let key_of = if self.is_of_dump() { key::dump_manifest } else { key::manifest };
+        key_of(stanza.name(), self.backup_id())
     }
 
     /// The holder in words.
@@ -143,7 +158,8 @@ fn largest_epoch(stanza: &Stanza) -> Result<u32> {
     let fences = store.list_names(&format!("{name}/expire"))?;
     let claimed = leases.iter().chain(&fences).filter_map(|lease| key::parse_sequence(lease, 10)).max();
     // Leases may be cleaned up; the backups that came of them count too.
-    let committed = stanza.backup_ids()?.into_iter().map(BackupId::epoch).max();
+    let ids = stanza.backup_ids()?.into_iter().chain(stanza.dump_folders()?);
+    let committed = ids.map(BackupId::epoch).max();
     Ok(claimed.max(committed).unwrap_or(0))
 }
 
@@ -194,19 +210,17 @@ pub(crate) fn fence(stanza: &Stanza, epoch: u32, now: Timestamp) -> Result<()> {
     stanza.repository().store().put_new(&key::fence(stanza.name(), epoch), json.into_bytes()).map(drop)
 }
 
-/// Takes the place of the manifest, so that the backup can never be committed. `false` where it was committed.
-pub(crate) fn void(stanza: &Stanza, id: BackupId) -> Result<bool> {
+/// Takes the place of the manifest at this key, so that what was to have it can never be committed. `false` where it was
+/// committed.
+pub(crate) fn void(stanza: &Stanza, manifest: &str) -> Result<bool> {
     let store = stanza.repository().store();
-    Ok(store.put_new(&key::manifest(stanza.name(), id), ABANDONED)? || is_void(stanza, id)?)
+    Ok(store.put_new(manifest, ABANDONED)? || is_void(stanza, manifest)?)
 }
 
 /// Whether the place of the manifest is taken by [`void`].
-pub(crate) fn is_void(stanza: &Stanza, id: BackupId) -> Result<bool> {
-    let (start, size) = match stanza
-        .repository()
-        .store()
-        .get_start(&key::manifest(stanza.name(), id), ABANDONED.len() as u64)
-    {
+pub(crate) fn is_void(stanza: &Stanza, manifest: &str) -> Result<bool> {
+    let store = stanza.repository().store();
+    let (start, size) = match store.get_start(manifest, ABANDONED.len() as u64) {
         Ok(read) => read,
         Err(RepoError::NotFound { .. }) => return Ok(false),
         Err(error) => return Err(error),

@@ -119,7 +119,7 @@ impl Stanza {
         for backup in self.backup_ids()?.into_iter().rev().filter(|id| id.epoch() < own.epoch()) {
             let names = self.repository().store().list_names(&format!("{}/backup/{backup}", self.name()))?;
             if names.iter().any(|name| name == "manifest") {
-                if lease::is_void(self, backup)? {
+                if lease::is_void(self, &key::manifest(self.name(), backup))? {
                     continue;
                 }
                 break;

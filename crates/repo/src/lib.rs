@@ -2,7 +2,7 @@
 //!
 //! [`Store`] is the storage beneath, [`Repository`] and [`Stanza`] name what is in it. A [`BackupWriter`] turns frames
 //! (made by [`BlockEncoder`]s) into packs and commits a manifest; a [`BackupReader`] gives files, block maps and, by
-//! [`FrameFetcher`], proved bytes. [`WalArchive`] keeps WAL files. [`Removal`] takes away what nothing needs. The bytes are specified in `docs/format/`.
+//! [`FrameFetcher`], proved bytes. [`WalArchive`] keeps WAL files, a [`DumpWriter`] and a [`DumpReader`] dumps of databases. [`Removal`] takes away what nothing needs. The bytes are specified in `docs/format/`.
 //!
 //! Invariants: nothing is overwritten or renamed; a backup exists when its manifest does, and the manifest is written
 //! after everything that it needs; stored bytes are checked before they are believed. A crash at any point leaves a
@@ -16,6 +16,7 @@ mod bytes;
 mod codec;
 mod condemnation;
 mod digest;
+mod dump;
 mod error;
 mod format_version;
 mod frame;
@@ -51,6 +52,10 @@ pub use block_map::{BlockMapBuilder, BlockRun, PieceRef, RunTarget};
 pub use codec::{Codec, Compression, ParseCompressionError};
 pub use condemnation::{Condemned, PackName, WalRange};
 pub use digest::{BlockDigest, Digest16, Digest32, DigestKey, is_zero_block};
+pub use dump::{
+    DumpHeader, DumpId, DumpInventory, DumpListing, DumpPart, DumpPartKind, DumpPartReader, DumpReader,
+    DumpWriter, DumpedTable, PartHasher,
+};
 pub use error::{RepoError, Result};
 pub use format_version::FORMAT;
 pub use frame::{

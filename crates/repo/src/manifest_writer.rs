@@ -10,7 +10,7 @@ use std::io::{self, BufReader, Cursor, Read, Write};
 
 use crate::digest::{DigestKey, finish16};
 use crate::error::Result;
-use crate::manifest::{ManifestHeader, PREAMBLE_LEN, Preamble};
+use crate::manifest::{PREAMBLE_LEN, Preamble};
 use crate::{Digest16, RepoError};
 
 /// A batch is sorted and compressed when it has this many bytes.
@@ -28,15 +28,15 @@ pub(crate) struct ManifestLines {
     batches: Vec<Vec<u8>>,
 }
 
-/// All lines, sorted and compressed.
+/// All lines, compressed, in the order of the manifest.
 #[derive(Debug)]
-pub(crate) struct SortedLines {
+pub(crate) struct ManifestBody {
     stored: Vec<u8>,
     plain_len: u64,
     digest: Digest16,
 }
 
-fn memory(error: io::Error) -> RepoError {
+pub(crate) fn memory(error: io::Error) -> RepoError {
     RepoError::unrepresentable(format!("the lines of a manifest: {error}"))
 }
 
@@ -66,8 +66,8 @@ impl ManifestLines {
     }
 
     /// Merges all lines. Two with one path are an error of the caller.
-    pub(crate) fn sort(mut self, key: &DigestKey) -> Result<SortedLines> {
-        let mut output = Output::new(key).map_err(memory)?;
+    pub(crate) fn sort(mut self, key: &DigestKey) -> Result<ManifestBody> {
+        let mut output = LineWriter::new(key).map_err(memory)?;
         if self.batches.is_empty() {
             self.open.sort();
             for (path, line) in self.open {
@@ -81,7 +81,7 @@ impl ManifestLines {
     }
 }
 
-fn merge(batches: &[Vec<u8>], output: &mut Output) -> Result<()> {
+fn merge(batches: &[Vec<u8>], output: &mut LineWriter) -> Result<()> {
     let mut readers = Vec::with_capacity(batches.len());
     let mut heap = BinaryHeap::new();
     for (index, batch) in batches.iter().enumerate() {
@@ -119,17 +119,24 @@ fn next_line(reader: &mut impl Read) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
     }
 }
 
-struct Output {
+/// Compresses lines in the order in which they come.
+pub(crate) struct LineWriter {
     encoder: zstd::Encoder<'static, Vec<u8>>,
     hasher: blake3::Hasher,
     plain_len: u64,
     last: Option<Vec<u8>>,
 }
 
-impl Output {
-    fn new(key: &DigestKey) -> io::Result<Output> {
+impl std::fmt::Debug for LineWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LineWriter({} bytes)", self.plain_len)
+    }
+}
+
+impl LineWriter {
+    pub(crate) fn new(key: &DigestKey) -> io::Result<LineWriter> {
         let encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
-        Ok(Output { encoder, hasher: key.manifest_hasher(), plain_len: 0, last: None })
+        Ok(LineWriter { encoder, hasher: key.manifest_hasher(), plain_len: 0, last: None })
     }
 
     fn push(&mut self, path: Vec<u8>, line: &[u8]) -> Result<()> {
@@ -138,6 +145,11 @@ impl Output {
             return Err(RepoError::unrepresentable(format!("the path `{path}` twice in a backup")));
         }
         self.last = Some(path);
+        self.write(line)
+    }
+
+    /// A line, without its line feed.
+    pub(crate) fn write(&mut self, line: &[u8]) -> Result<()> {
         for part in [line, b"\n"] {
             self.hasher.update(part);
             self.encoder.write_all(part).map_err(memory)?;
@@ -146,8 +158,8 @@ impl Output {
         Ok(())
     }
 
-    fn finish(self) -> io::Result<SortedLines> {
-        Ok(SortedLines {
+    pub(crate) fn finish(self) -> io::Result<ManifestBody> {
+        Ok(ManifestBody {
             stored: self.encoder.finish()?,
             plain_len: self.plain_len,
             digest: finish16(&self.hasher),
@@ -157,8 +169,9 @@ impl Output {
 
 /// The manifest as it is stored.
 pub(crate) fn assemble(
-    header: &ManifestHeader,
-    lines: SortedLines,
+    header: &impl serde::Serialize,
+    epoch: u32,
+    lines: ManifestBody,
     repository_id: [u8; 16],
     key: &DigestKey,
 ) -> Result<Vec<bytes::Bytes>> {
@@ -172,7 +185,7 @@ pub(crate) fn assemble(
     };
     let preamble = Preamble {
         repository_id,
-        epoch: header.epoch,
+        epoch,
         header_stored: length(&stored)?,
         header_plain: length(&plain)?,
         files_stored: lines.stored.len() as u64,

@@ -33,6 +33,8 @@ pub struct PackHeader {
     pub epoch: u32,
     /// Its number in that backup, from 1.
     pub number: u32,
+    /// Whether a dump wrote it, as opposed to a backup.
+    pub is_of_dump: bool,
 }
 
 impl PackHeader {
@@ -40,7 +42,9 @@ impl PackHeader {
         let mut out = [0; PACK_HEADER_LEN];
         out[0..8].copy_from_slice(MAGIC);
         out[8..10].copy_from_slice(&FORMAT.to_le_bytes());
-        // 10: cipher, 11: what wrote it (0: a backup), 12..16: flags.
+        // 10: cipher.
+        out[11] = u8::from(self.is_of_dump);
+        // 12..16: flags.
         out[16..32].copy_from_slice(&self.repository_id);
         out[32..48].copy_from_slice(&self.pack_id);
         out[48..52].copy_from_slice(&self.epoch.to_le_bytes());
@@ -70,7 +74,7 @@ impl PackHeader {
         let cipher = reader.u8().map_err(corrupt)?;
         let origin = reader.u8().map_err(corrupt)?;
         let flags = reader.u32().map_err(corrupt)?;
-        if version != FORMAT || cipher != 0 || origin != 0 || flags != 0 {
+        if version != FORMAT || cipher != 0 || origin > 1 || flags != 0 {
             let what = format!("pack version {version}, cipher {cipher}, origin {origin}, flags {flags:#x}");
             return Err(RepoError::NewerFormat { key: key.to_owned(), what });
         }
@@ -80,6 +84,7 @@ impl PackHeader {
                 pack_id: reader.array()?,
                 epoch: reader.u32()?,
                 number: reader.u32()?,
+                is_of_dump: origin == 1,
             })
         };
         parse(reader).map_err(corrupt)
@@ -197,8 +202,10 @@ impl PackWriter {
         repository_id: [u8; 16],
         epoch: u32,
         number: u32,
+        is_of_dump: bool,
     ) -> Result<PackWriter> {
-        let header = PackHeader { repository_id, pack_id: digest::random()?, epoch, number };
+        let pack_id = digest::random()?;
+        let header = PackHeader { repository_id, pack_id, epoch, number, is_of_dump };
         let mut upload = store.upload(key)?;
         upload.write(header.encode().to_vec())?;
         Ok(PackWriter { header, upload, offset: PACK_HEADER_LEN as u64, entries: Vec::new() })

@@ -114,6 +114,7 @@ impl Stanza {
             block_size,
             self.name(),
             packs,
+            key::pack,
         )
     }
 
@@ -124,7 +125,7 @@ impl Stanza {
     /// when the storage fails.
     pub fn pack_index(&self, frames: &FrameFetcher, pack: &PackEntry) -> Result<Vec<IndexEntry>> {
         let store = self.repository().store();
-        let key = key::pack(self.name(), pack.backup, pack.number);
+        let key = frames.key_of(pack).unwrap_or_else(|| key::pack(self.name(), pack.backup, pack.number));
         let corrupt = |offset: u64, what: &str| RepoError::corrupt(key.clone(), offset, what);
         let (head, size) = store.get_start(&key, PACK_HEADER_LEN as u64)?;
         let header = PackHeader::decode(&key, &head)?;
@@ -142,7 +143,7 @@ impl Stanza {
         if trailer.pack_id != header.pack_id || index_end != Some(end) {
             return Err(corrupt(end, "its end does not fit it"));
         }
-        let entries = self.read_index(frames, pack, &trailer).map_err(|error| match error {
+        let entries = self.read_index(frames, &key, pack, &trailer).map_err(|error| match error {
             IndexError::Repo(error) => error,
             IndexError::Malformed(m) => corrupt(trailer.index_offset, m.0),
         })?;
@@ -189,18 +190,18 @@ impl Stanza {
     fn read_index(
         &self,
         frames: &FrameFetcher,
+        key: &str,
         pack: &PackEntry,
         trailer: &PackTrailer,
     ) -> Result<Vec<IndexEntry>, IndexError> {
         let store = self.repository().store();
-        let key = key::pack(self.name(), pack.backup, pack.number);
         let end = trailer.index_offset + u64::from(trailer.index_len);
         let mut entries = Vec::new();
         let mut next_frame = PACK_HEADER_LEN as u64;
         let mut at = trailer.index_offset;
         while at < end {
             let head_end = at.saturating_add(FRAME_HEADER_LEN as u64).min(end);
-            let head = FrameHeader::parse_unchecked(&store.get_range(&key, at..head_end)?)?;
+            let head = FrameHeader::parse_unchecked(&store.get_range(key, at..head_end)?)?;
             let frame = FrameRef {
                 epoch: pack.epoch,
                 pack: pack.number,

@@ -14,7 +14,7 @@ use crate::manifest::PackEntry;
 use crate::map_writer::FrameSink;
 use crate::pack::PackWriter;
 use crate::stanza::Stanza;
-use crate::{BackupId, RepoError, key};
+use crate::{BackupId, RepoError, StanzaName, key};
 
 /// Packs are closed at this size unless told otherwise.
 const PACK_BYTES: u64 = 256 << 20;
@@ -22,11 +22,29 @@ const PACK_BYTES: u64 = 256 << 20;
 const PACK_TIME: Duration = Duration::from_secs(300);
 const LEAST_TIMED_BYTES: u64 = 4 << 20;
 
+/// What writes packs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PackOrigin {
+    Backup,
+    Dump,
+}
+
+impl PackOrigin {
+    fn key(self, stanza: &StanzaName, id: BackupId, number: u32) -> String {
+        match self {
+            PackOrigin::Backup => key::pack(stanza, id, number),
+            PackOrigin::Dump => key::dump_pack(stanza, id, number),
+        }
+    }
+}
+
 /// The packs of one backup: finished ones, and the one that is open.
 #[derive(Debug)]
 pub(crate) struct PackSet {
     stanza: Stanza,
     id: BackupId,
+    /// What writes them.
+    origin: PackOrigin,
     pack_bytes: u64,
     pack_time: Duration,
     meta: MetaEncoder,
@@ -42,12 +60,18 @@ pub(crate) struct PackSet {
 }
 
 impl PackSet {
-    /// None yet.
+    /// None yet, of a backup.
     pub(crate) fn new(stanza: &Stanza, id: BackupId, block_size: u32) -> PackSet {
+        PackSet::at(PackOrigin::Backup, stanza, id, block_size)
+    }
+
+    /// None yet.
+    pub(crate) fn at(origin: PackOrigin, stanza: &Stanza, id: BackupId, block_size: u32) -> PackSet {
         let record = stanza.records().last().map_or(0, |record| record.sequence);
         PackSet {
             stanza: stanza.clone(),
             id,
+            origin,
             pack_bytes: PACK_BYTES,
             pack_time: PACK_TIME,
             meta: MetaEncoder::new(stanza.repository().digest_key().clone()),
@@ -72,7 +96,7 @@ impl PackSet {
         std::mem::take(&mut self.written)
     }
 
-    fn append(&mut self, kind: FrameKind, frame: EncodedFrame) -> Result<FrameRef> {
+    pub(crate) fn append(&mut self, kind: FrameKind, frame: EncodedFrame) -> Result<FrameRef> {
         if let Some(open) = &self.open {
             let is_full = open.size() + frame.bytes.len() as u64 > self.pack_bytes;
             if is_full || (open.size() >= LEAST_TIMED_BYTES && self.open_since.elapsed() >= self.pack_time) {
@@ -81,10 +105,16 @@ impl PackSet {
         }
         if self.open.is_none() {
             let number = self.next_number;
-            let key = key::pack(self.stanza.name(), self.id, number);
+            let key = self.origin.key(self.stanza.name(), self.id, number);
             let repository = self.stanza.repository();
-            let pack =
-                PackWriter::begin(repository.store(), &key, repository.id_bytes(), self.id.epoch(), number)?;
+            let pack = PackWriter::begin(
+                repository.store(),
+                &key,
+                repository.id_bytes(),
+                self.id.epoch(),
+                number,
+                self.origin == PackOrigin::Dump,
+            )?;
             self.next_number += 1;
             self.open = Some(pack);
             self.open_since = Instant::now();
@@ -171,7 +201,7 @@ impl PackSet {
         }
         drop(self.wait());
         for number in 1..self.next_number {
-            let key = key::pack(self.stanza.name(), self.id, number);
+            let key = self.origin.key(self.stanza.name(), self.id, number);
             drop(self.stanza.repository().store().delete(&key));
         }
     }

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use pgkeep_format::{SegmentNumber, TimelineId, WalFileName};
 
 use crate::condemnation::{self, Condemned, Found, PackName, WalRange};
+use crate::dump::DumpInventory;
 use crate::error::Result;
 use crate::hold::Hold;
 use crate::lease::{self, Lease, LeaseInfo};
@@ -58,6 +59,8 @@ pub struct Inventory {
     folders: Vec<BackupId>,
     leases: Vec<Lease>,
     condemned: Vec<Found>,
+    /// Dumps.
+    pub dumps: DumpInventory,
     fences: BTreeSet<u32>,
     /// Backups that are held.
     pub holds: BTreeMap<BackupId, Hold>,
@@ -74,6 +77,28 @@ impl Inventory {
         self.leases.iter().filter(|lease| lease.is_of_backup() && !self.is_settled(lease)).collect()
     }
 
+    /// Leases of backups and dumps that may still be running.
+    fn open_leases(&self) -> Vec<&Lease> {
+        let writes = |lease: &&Lease| lease.is_of_backup() || lease.is_of_dump();
+        self.leases.iter().filter(|lease| writes(lease) && !self.is_settled(lease)).collect()
+    }
+
+    fn open_epochs(&self) -> BTreeSet<u32> {
+        self.open_leases().iter().map(|lease| lease.epoch).collect()
+    }
+
+    /// Leases of dumps that may still be running.
+    #[must_use]
+    pub fn running_dumps(&self) -> Vec<&Lease> {
+        self.open_leases().into_iter().filter(|lease| lease.is_of_dump()).collect()
+    }
+
+    /// The packs of dumps that nothing needs when the manifests of `doomed` are gone.
+    #[must_use]
+    pub fn dump_rubbish(&self, doomed: &BTreeSet<BackupId>) -> Vec<StoredPack> {
+        self.dumps.rubbish(doomed, &self.open_epochs())
+    }
+
     /// Whether nothing will ever be written under a lease any more.
     fn is_settled(&self, lease: &Lease) -> bool {
         lease.is_over || self.has_manifest(lease.epoch)
@@ -84,6 +109,7 @@ impl Inventory {
         let of_epoch = BackupId::new(epoch, Timestamp::MIN)..=BackupId::new(epoch, Timestamp::MAX);
         self.backups.range(of_epoch.clone()).next().is_some()
             || self.unreadable.range(of_epoch).next().is_some()
+            || self.dumps.has_epoch(epoch)
     }
 
     /// What to think of a pack that no manifest but those of `doomed` lists; none for a pack that is listed.
@@ -152,13 +178,15 @@ impl Inventory {
             stale.contains(&id.epoch()) && !self.has_manifest(id.epoch()) && !with_packs.contains(id)
         });
         let folders = folders.map(|id| RemovalStep::Folder(*id));
-        folders.chain(stale.iter().map(|epoch| RemovalStep::Lease(*epoch))).collect()
+        let dumps = self.dumps.empty_folders(&self.open_epochs()).into_iter().map(RemovalStep::DumpFolder);
+        folders.chain(dumps).chain(stale.iter().map(|epoch| RemovalStep::Lease(*epoch))).collect()
     }
 
     /// Leases that nobody has to look at any more; the newest lease stays, so that no epoch is given out twice.
     fn stale_leases(&self, below: u32) -> impl Iterator<Item = &Lease> {
         let newest = self.leases.last().map_or(0, |lease| lease.epoch);
-        let with_packs: BTreeSet<u32> = self.packs.iter().map(|pack| pack.name.backup.epoch()).collect();
+        let packs = self.packs.iter().chain(&self.dumps.packs);
+        let with_packs: BTreeSet<u32> = packs.map(|pack| pack.name.backup.epoch()).collect();
         self.leases.iter().filter(move |lease| {
             // A lease of an interrupted backup says that its packs may be taken over; it goes after them.
             let is_committed = self.has_manifest(lease.epoch);
@@ -185,6 +213,14 @@ pub enum RemovalStep {
     Folder(BackupId),
     /// A WAL file of the archive of a cluster, by the sequence of its record.
     Wal(u32, WalFileName),
+    /// The manifest of a dump: from then on it does not exist.
+    DumpManifest(BackupId),
+    /// Nothing goes: from here on these manifests of dumps stay removed.
+    DumpFlush(Vec<BackupId>),
+    /// A pack of a dump, and its size in bytes.
+    DumpPack(PackName, u64),
+    /// What a local directory keeps of the folder of a dump of which nothing is left.
+    DumpFolder(BackupId),
     /// A lease that is over.
     Lease(u32),
     /// The list of what was to be removed, when all of it is.
@@ -239,10 +275,12 @@ impl Stanza {
             }
         }
         packs.sort_by_key(|pack| pack.name);
+        let mut dumps = DumpInventory::load_packs(self)?;
         let condemned = condemnation::list(self)?;
         let mut leases = lease::list(self)?;
-        for lease in leases.iter_mut().filter(|lease| !lease.is_over && lease.is_of_backup()) {
-            lease.is_over = lease::is_void(self, lease.backup_id())?;
+        let writes = |lease: &&mut Lease| lease.is_of_backup() || lease.is_of_dump();
+        for lease in leases.iter_mut().filter(writes).filter(|lease| !lease.is_over) {
+            lease.is_over = lease::is_void(self, &lease.manifest_key(self))?;
         }
         let names = store.list_names(&format!("{}/expire", self.name()))?;
         let fences = names.iter().filter_map(|name| key::parse_sequence(name, 10)).collect();
@@ -257,7 +295,8 @@ impl Stanza {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Inventory { packs, tails, folders, leases, condemned, fences, holds, backups, unreadable })
+        dumps.load_manifests(self)?;
+        Ok(Inventory { dumps, packs, tails, folders, leases, condemned, fences, holds, backups, unreadable })
     }
 
     /// Publishes what is to be removed. Nothing is removed yet.
@@ -288,7 +327,7 @@ impl Stanza {
         before: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<Lease>> {
-        let running = inventory.running().into_iter();
+        let running = inventory.open_leases().into_iter();
         // Of a lease that cannot be understood the age is not known.
         let is_old = |lease: &&Lease| lease.info.is_some() && lease.claimed < before;
         let given_up: Vec<Lease> = running.take_while(is_old).cloned().collect();
@@ -306,7 +345,7 @@ impl Stanza {
     /// # Errors
     /// When the storage fails.
     pub fn void_given_up(&self, leases: &[Lease]) -> Result<()> {
-        leases.iter().try_for_each(|lease| lease::void(self, lease.backup_id()).map(drop))
+        leases.iter().try_for_each(|lease| lease::void(self, &lease.manifest_key(self)).map(drop))
     }
 
     /// Does one step. What is gone already is no error.
@@ -336,6 +375,22 @@ impl Stanza {
             RemovalStep::Wal(record, name) => {
                 let record = self.records().iter().find(|known| known.sequence == *record);
                 record.map_or(Ok(()), |record| store.delete(&self.wal(record).key(*name)))
+            }
+            RemovalStep::DumpManifest(id) => {
+                self.remove_lease(id.epoch())?;
+                store.delete(&key::dump_manifest(self.name(), *id))
+            }
+            RemovalStep::DumpFlush(ids) => {
+                let manifests: Vec<String> =
+                    ids.iter().map(|id| key::dump_manifest(self.name(), *id)).collect();
+                store.flush_removals(&manifests)
+            }
+            RemovalStep::DumpPack(pack, _) => {
+                store.delete(&key::dump_pack(self.name(), pack.backup, pack.number))
+            }
+            RemovalStep::DumpFolder(id) => {
+                store.clear_folder(&format!("{}/{id}", key::dumps(self.name())));
+                Ok(())
             }
             RemovalStep::Lease(epoch) => self.remove_lease(*epoch),
             RemovalStep::Condemnation(name) => store.delete(&key::condemned(self.name(), name)),
@@ -395,14 +450,15 @@ impl Removal {
         &self.condemned
     }
 
-    /// What may be removed by now. `now` is an inventory that was taken after this was published; `doomed` and `wal` are
-    /// what the caller still wants removed when it looks at that inventory. Only what was published goes, and no backup
+    /// What may be removed by now. `now` is an inventory that was taken after this was published; `doomed`, `dumps` and
+    /// `wal` are what the caller still wants removed when it looks at that inventory. Only what was published goes, and no backup
     /// that is held.
     #[must_use]
     pub fn steps(
         &self,
         now: &Inventory,
         doomed: &BTreeSet<BackupId>,
+        dumps: &BTreeSet<BackupId>,
         wal: &[(u32, WalFileName)],
     ) -> RemovalSteps {
         let doomed: BTreeSet<BackupId> = doomed
@@ -459,12 +515,24 @@ impl Removal {
         if waited_for.is_empty() {
             out.steps.extend(wal.into_iter().map(|(record, name)| RemovalStep::Wal(record, name)));
         }
+        out.steps.extend(self.dump_steps(now, dumps));
         let is_waiting = !wait.is_empty() || out.waiting_wal;
         out.steps.extend(self.closing_steps(now, is_waiting, &gone));
         if is_waiting {
             out.waiting_for = waited_for.into_iter().cloned().collect();
         }
         out
+    }
+
+    /// Dumps, and the packs of those that are gone.
+    fn dump_steps(&self, now: &Inventory, dumps: &BTreeSet<BackupId>) -> Vec<RemovalStep> {
+        let goes = |id: &BackupId| self.condemned.dumps.contains(id) && !now.holds.contains_key(id);
+        let doomed: BTreeSet<BackupId> = dumps.iter().copied().filter(goes).collect();
+        let mut rubbish = now.dump_rubbish(&doomed);
+        rubbish.retain(|pack| self.condemned.dump_packs.contains(&pack.name));
+        let named = now.condemned.iter().filter_map(|found| found.condemned.as_ref());
+        let before = named.flat_map(|condemned| condemned.dumps.iter().copied());
+        now.dumps.steps(&doomed, &rubbish, before.filter(|id| !now.dumps.exists(*id)))
     }
 
     /// WAL that was kept with backups that are gone, and the folders of which nothing is left then.

@@ -50,6 +50,12 @@ pub(crate) struct PolicyArgs {
     /// Never keep fewer than N
     #[arg(long, value_name = "N")]
     keep_min: Option<String>,
+    /// Keep the newest N dumps [default: all]
+    #[arg(long, value_name = "N")]
+    keep_dump_count: Option<String>,
+    /// Keep the dumps of this time
+    #[arg(long, value_name = "SPAN")]
+    keep_dump_window: Option<String>,
     /// Keep later WAL of `all` kept backups, of the newest N, or for a time; others keep what they need [default: all]
     #[arg(long, value_name = "all|N|SPAN")]
     keep_wal: Option<String>,
@@ -59,7 +65,7 @@ pub(crate) struct PolicyArgs {
 #[derive(Args, Debug)]
 #[command(after_help = EXPIRE_EXAMPLES)]
 pub(crate) struct ExpireArgs {
-    /// Remove this backup only: its id, the beginning of one, or `latest`
+    /// Remove this backup or dump only: its id, the beginning of one, or `latest`
     #[arg(long, value_name = "ID")]
     pub(crate) backup: Option<String>,
     /// Wait this long between saying what goes and removing it [default: 2min]
@@ -89,6 +95,8 @@ impl ExpireArgs {
             ("retention.yearly", "--keep-yearly", &policy.keep_yearly),
             ("retention.min", "--keep-min", &policy.keep_min),
             ("retention.wal", "--keep-wal", &policy.keep_wal),
+            ("retention.dump_count", "--keep-dump-count", &policy.keep_dump_count),
+            ("retention.dump_window", "--keep-dump-window", &policy.keep_dump_window),
             ("retention.grace", "--grace", &self.grace),
             ("retention.abandoned_after", "--abandoned-after", &self.abandoned_after),
         ])
@@ -99,7 +107,7 @@ impl ExpireArgs {
 #[derive(Args, Debug)]
 #[command(after_help = HOLD_EXAMPLES)]
 pub(crate) struct HoldArgs {
-    /// Backup: its id, the beginning of one, or `latest`
+    /// Backup or dump: its id, the beginning of one, or `latest`, which is a backup
     #[arg(value_name = "ID")]
     pub(crate) id: String,
     /// Why, for whoever finds it held
@@ -111,7 +119,7 @@ pub(crate) struct HoldArgs {
 #[derive(Args, Debug)]
 #[command(after_help = RELEASE_EXAMPLES)]
 pub(crate) struct ReleaseArgs {
-    /// Backup: its id, the beginning of one, or `latest`
+    /// Backup or dump: its id, the beginning of one, or `latest`, which is a backup
     #[arg(value_name = "ID")]
     pub(crate) id: String,
 }

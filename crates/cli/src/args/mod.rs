@@ -5,6 +5,7 @@
 pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod connection;
+pub(crate) mod dump;
 pub(crate) mod expire;
 pub(crate) mod init;
 pub(crate) mod restore;
@@ -87,21 +88,23 @@ pub(crate) enum Verb {
     Init(init::InitArgs),
     /// Back up a whole cluster
     Backup(backup::BackupArgs),
+    /// Dump databases as SQL and rows, into the repository or to a file
+    Dump(Box<dump::DumpArgs>),
     /// Restore a cluster as it was at a chosen moment
     Restore(restore::RestoreArgs),
     /// Store and fetch WAL, for archive_command and restore_command
     Wal(wal::WalArgs),
-    /// List the backups, the windows that can be recovered, and the gaps
+    /// List the backups and dumps, the windows that can be recovered, and the gaps
     List(show::ListArgs),
     /// Show everything that is known of one backup
     Show(show::ShowArgs),
     /// Try the set-up end to end and say what is wrong with it
     Check(show::CheckArgs),
-    /// Remove the backups and the WAL that the policy does not keep
+    /// Remove the backups, the WAL and the dumps that the policy does not keep
     Expire(expire::ExpireArgs),
-    /// Keep a backup whatever the policy says
+    /// Keep a backup or a dump whatever the policy says
     Hold(expire::HoldArgs),
-    /// Let go of a backup that is held
+    /// Let go of a backup or a dump that is held
     Release(expire::ReleaseArgs),
     /// Prove that what is stored is what was written, or try a restore with a real server
     Verify(Box<verify::VerifyArgs>),

@@ -1,6 +1,6 @@
 //! `pgkeep expire`, `pgkeep hold` and `pgkeep release`.
 
-use pgkeep_engine::expire::{ExpireChoice, ExpireReport, ExpireRequest, expire as run};
+use pgkeep_engine::expire::{ExpireChoice, ExpireReport, ExpireRequest, RetentionPolicy, expire as run};
 use pgkeep_engine::{Cancel, Observer, Result};
 
 use super::Context;
@@ -34,11 +34,24 @@ pub(super) fn after_backup(
         .then(|| run(&request(context, ExpireChoice::Policy(policy), false)?, observer, cancel))
 }
 
+/// What follows a successful dump, where something says which dumps are kept.
+pub(super) fn after_dump(
+    context: &Context,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Option<Result<ExpireReport>> {
+    // Of backups nothing goes after a dump.
+    let choice = ExpireChoice::Policy(RetentionPolicy::default());
+    let is_configured = context.settings().retention.dumps.is_configured();
+    is_configured.then(|| run(&request(context, choice, false)?, observer, cancel))
+}
+
 fn request(context: &Context, choice: ExpireChoice, dry_run: bool) -> Result<ExpireRequest> {
     let retention = &context.settings().retention;
     Ok(ExpireRequest {
         location: context.location()?,
         choice,
+        dumps: retention.dumps,
         grace_seconds: retention.grace_seconds,
         abandoned_after_seconds: retention.abandoned_after_seconds,
         dry_run,

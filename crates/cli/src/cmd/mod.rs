@@ -5,6 +5,7 @@
 
 mod backup;
 mod config;
+mod dump;
 mod expire;
 mod restore;
 mod tell;
@@ -79,6 +80,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
     match verb {
         Verb::Init(args) => tell::init(&Context::new(global, Vec::new())?, &args),
         Verb::Backup(args) => backup::backup(&Context::new(global, args.flags())?, &args),
+        Verb::Dump(args) => dump::dump(&Context::new(global, args.flags())?, &args),
         Verb::Restore(args) => restore::restore(&Context::new(global, args.flags())?, args),
         Verb::Wal(args) => match args.verb {
             WalVerb::Push(args) => wal::push(&Context::new(global, args.flags())?, args),

@@ -36,7 +36,7 @@ const fn number(path: &'static str, built_in: Option<&'static str>) -> Setting {
 }
 
 /// Every setting there is, in the order in which they are shown.
-pub(crate) const SETTINGS: [Setting; 26] = [
+pub(crate) const SETTINGS: [Setting; 28] = [
     text("repo", None),
     text("stanza", Some("main")),
     text("connection.conninfo", None),
@@ -62,6 +62,8 @@ pub(crate) const SETTINGS: [Setting; 26] = [
     number("retention.yearly", None),
     number("retention.min", None),
     text("retention.wal", Some("all")),
+    number("retention.dump_count", None),
+    text("retention.dump_window", None),
     text("retention.grace", Some("2min")),
     text("retention.abandoned_after", Some("7d")),
 ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pgkeep_engine::Result;
-use pgkeep_engine::expire::{RetentionPolicy, WalRetention};
+use pgkeep_engine::expire::{DumpRetention, RetentionPolicy, WalRetention};
 
 use super::Given;
 use super::resolve::invalid;
@@ -17,6 +17,7 @@ const MAX_NUMBER: u32 = 1_000_000;
 #[derive(Debug)]
 pub(crate) struct RetentionSettings {
     pub(crate) policy: RetentionPolicy,
+    pub(crate) dumps: DumpRetention,
     pub(crate) grace_seconds: u64,
     pub(crate) abandoned_after_seconds: u64,
 }
@@ -36,6 +37,10 @@ pub(super) fn typed(winners: &BTreeMap<&'static str, Given>) -> Result<Retention
             yearly: number_of("retention.yearly")?,
             min: number_of("retention.min")?,
             wal: winners.get("retention.wal").map(wal).transpose()?.unwrap_or_default(),
+        },
+        dumps: DumpRetention {
+            count: number_of("retention.dump_count")?,
+            window_seconds: seconds_of("retention.dump_window", 1)?,
         },
         grace_seconds: seconds_of("retention.grace", 0)?.unwrap_or(0),
         abandoned_after_seconds: seconds_of("retention.abandoned_after", 3600)?.unwrap_or(MAX_SPAN),

@@ -16,6 +16,8 @@ use std::ffi::{OsStr, OsString};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use pgkeep_format::archive::Compression;
+
 use pgkeep_logical::restore::Reporter;
 
 /// A program: its name, and what it does with the words after the name. Returns the exit status.
@@ -57,6 +59,14 @@ pub(crate) fn dispatch(arguments: &[OsString]) -> Option<u8> {
         message::FAILURE
     });
     Some(code)
+}
+
+/// The codec and level that a text says, as `pg_dump -Z` reads it; `default` where nothing is said.
+pub(crate) fn archive_compression(
+    text: Option<&str>,
+    default: Compression,
+) -> Result<(Compression, Option<i32>), String> {
+    pg_dump::compression(text, default)
 }
 
 fn choose(arguments: &[OsString]) -> Option<(&'static Front, &[OsString])> {

@@ -25,6 +25,20 @@ pub(crate) fn expire(report: &ExpireReport) -> String {
         }
         text.push_str(&lines_of(&table));
     }
+    if !report.dumps.is_empty() {
+        text.push_str("\ndumps:\n");
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        for dump in &report.dumps {
+            table.add_row([
+                dump.id.clone(),
+                moment(&dump.finished),
+                if dump.keep { "stays" } else { "goes" }.to_owned(),
+                dump.rules.join("; "),
+            ]);
+        }
+        text.push_str(&lines_of(&table));
+    }
     if !report.wal.is_empty() {
         text.push_str("\nWAL:\n");
         for range in &report.wal {
@@ -59,19 +73,25 @@ pub(crate) fn expire(report: &ExpireReport) -> String {
 }
 
 fn summary(report: &ExpireReport) -> String {
+    let dumps = match report.removed_dumps {
+        0 => String::new(),
+        number => format!("{}, ", count(number, "dump")),
+    };
     let what = format!(
-        "{}, {} ({}) and {}",
+        "{}, {dumps}{} ({}) and {}",
         count(report.removed_backups, "backup"),
         count(report.removed_packs, "pack"),
         size(report.freed_bytes),
         count(report.removed_wal_files, "WAL file"),
     );
-    let mut text =
-        match (report.dry_run, report.removed_backups + report.removed_packs + report.removed_wal_files) {
-            (_, 0) => "nothing goes".to_owned(),
-            (true, _) => format!("would go: {what}"),
-            (false, _) => format!("removed: {what}"),
-        };
+    let mut text = match (
+        report.dry_run,
+        report.removed_backups + report.removed_dumps + report.removed_packs + report.removed_wal_files,
+    ) {
+        (_, 0) => "nothing goes".to_owned(),
+        (true, _) => format!("would go: {what}"),
+        (false, _) => format!("removed: {what}"),
+    };
     if !report.waiting_for.is_empty() {
         let waiting = if report.waiting_bytes > 0 {
             format!("{} of packs and their WAL wait", size(report.waiting_bytes))
@@ -160,6 +180,7 @@ mod tests {
                 backup(2, false, &["no rule keeps it"]),
                 backup(3, true, &["count: number 1 of the newest 1", "daily: the last of 2026-11-23"]),
             ],
+            dumps: vec![],
             wal: vec![
                 wal(
                     1,
@@ -194,6 +215,7 @@ mod tests {
                         .into(),
             },
             removed_backups: 1,
+            removed_dumps: 0,
             removed_packs: 3,
             removed_wal_files: 4,
             freed_bytes: 600 << 20,

@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, everything else to stderr.
 
+pub(crate) mod dump;
 pub(crate) mod error;
 pub(crate) mod expire;
 pub(crate) mod json;

@@ -52,6 +52,8 @@ struct Current {
     began: Instant,
     last_line: Instant,
     done: u64,
+    /// What of it lies before the part that is shown.
+    item_began_at: u64,
     bar: Option<ProgressBar>,
 }
 
@@ -89,7 +91,8 @@ impl Progress {
         self.finish(state);
         let now = Instant::now();
         let bar = (self.terminal && !self.telling.quiet).then(|| bar(step, total));
-        state.current = Some(Current { step, total, began: now, last_line: now, done: 0, bar });
+        state.current =
+            Some(Current { step, total, began: now, last_line: now, done: 0, item_began_at: 0, bar });
         if self.shows_lines() {
             let total = total.map(|total| format!(": {}", size(total))).unwrap_or_default();
             self.line(state, &format!("{}{total}", words(step)));
@@ -104,7 +107,7 @@ impl Progress {
         // Threads overtake each other on their way here.
         current.done = current.done.max(done);
         if let Some(bar) = &current.bar {
-            bar.set_position(current.done);
+            bar.set_position(current.done.saturating_sub(current.item_began_at));
             if current.total.is_none() && current.done > 0 {
                 bar.set_message(format!("{}  ", size(current.done)));
             }
@@ -112,6 +115,16 @@ impl Progress {
             current.last_line = Instant::now();
             let line = progress_line(current.step, current.done, current.total, current.began.elapsed());
             self.line(state, &line);
+        }
+    }
+
+    /// On a terminal the bar is that of the part. Elsewhere the lines of the whole say enough.
+    fn start_item(&self, state: &mut State, step: Step, name: String, total: Option<u64>) {
+        let Some(current) = state.current.as_mut().filter(|current| current.step == step) else { return };
+        if let Some(old) = current.bar.take() {
+            old.finish_and_clear();
+            current.item_began_at = current.done;
+            current.bar = Some(bar(step, total).with_prefix(name));
         }
     }
 
@@ -141,6 +154,7 @@ impl Observer for Progress {
         match event {
             Event::StepStarted { step, total_bytes } => self.start(&mut state, step, total_bytes),
             Event::Progress { step, done_bytes } => self.advance(&mut state, step, done_bytes),
+            Event::Item { step, name, total_bytes } => self.start_item(&mut state, step, name, total_bytes),
             Event::StepFinished { .. } => self.finish(&mut state),
             Event::Note { text } => {
                 if !self.telling.quiet && !self.telling.json && !self.telling.dry_run {
@@ -213,6 +227,7 @@ fn words(step: Step) -> &'static str {
         Step::Verify => "verifying",
         Step::Recover => "waiting for recovery",
         Step::Question => "asking the restored server",
+        Step::Dump => "dumping",
     }
 }
 

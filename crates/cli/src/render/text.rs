@@ -252,6 +252,7 @@ pub(crate) fn list(report: &ListReport) -> String {
             text.push_str(&format!("  {}\n", gap_words(gap)));
         }
     }
+    text.push_str(&super::dump::list(&report.dumps));
     text.push_str(&super::verify::known_damage(&report.damage));
     for warning in &report.warnings {
         text.push_str(&format!("\nwhat earlier runs of verify knew is not shown: {warning}\n"));
@@ -295,7 +296,7 @@ fn backup_table(backups: &[BackupSummary]) -> String {
 }
 
 /// The table's lines, without blanks at their ends.
-fn lines_of(table: &Table) -> String {
+pub(super) fn lines_of(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", format!(" {line}").trim_end())).collect()
 }
 

@@ -62,6 +62,7 @@ fn a_list_shows_backups_windows_and_gaps_in_words() {
         stanza: "main".into(),
         system_identifier: 7_412_345_678_901_234_567,
         backups: vec![summary(), broken],
+        dumps: vec![],
         windows: vec![
             window(0x800_0000, Some("2026-11-22T10:00:00.5Z")),
             window(0x300_0000, None),
@@ -83,6 +84,7 @@ fn an_empty_list_says_what_to_do() {
         stanza: "main".into(),
         system_identifier: 7,
         backups: vec![],
+        dumps: vec![],
         windows: vec![],
         gaps: vec![],
     };

@@ -11,6 +11,11 @@ const SHOWN: usize = 20;
 /// More ranges of blocks of one file are left to `--json`.
 const RANGES_SHOWN: usize = 5;
 
+fn damaged_places(report: &VerifyReport) -> u64 {
+    let dumps: usize = report.dumps.iter().map(|dump| dump.damage.len()).sum();
+    (report.damage.len() + dumps) as u64 + report.damage_not_listed
+}
+
 /// The result of `verify`.
 pub(crate) fn verify(report: &VerifyReport) -> String {
     if report.dry_run {
@@ -24,10 +29,7 @@ pub(crate) fn verify(report: &VerifyReport) -> String {
         return text;
     }
     let head = match (report.ok, report.interrupted) {
-        (false, _) => format!(
-            "{} in the repository\n",
-            count(report.damage.len() as u64 + report.damage_not_listed, "damaged place")
-        ),
+        (false, _) => format!("{} in the repository\n", count(damaged_places(report), "damaged place")),
         (true, true) => "stopped before the end; no damage so far\n".to_owned(),
         (true, false) => "no damage was found\n".to_owned(),
     };
@@ -49,6 +51,9 @@ pub(crate) fn verify(report: &VerifyReport) -> String {
     if !report.damage.is_empty() {
         text.push_str("\ndamaged:\n");
         text.push_str(&listed(report.damage.iter().map(damage_words)));
+    }
+    if !report.dumps.is_empty() {
+        text.push_str(&format!("\n{}", super::dump::verified(&report.dumps)));
     }
     if report.damage_not_listed > 0 {
         text.push_str(&format!("  … and {} more places\n", report.damage_not_listed));

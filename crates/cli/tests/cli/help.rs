@@ -5,10 +5,13 @@ use std::path::Path;
 use crate::support::Place;
 
 /// Every verb, in the order of the reference.
-const VERBS: [&str; 17] = [
+const VERBS: [&str; 20] = [
     "",
     "init",
     "backup",
+    "dump",
+    "dump export",
+    "dump verify",
     "restore",
     "wal",
     "wal push",

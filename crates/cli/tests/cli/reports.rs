@@ -11,7 +11,8 @@ use crate::support::{Place, path_text, redactions};
 const REFERENCE: &str = include_str!("../../../../docs/reference/json.md");
 
 /// Numbers that differ from run to run, and sentences for people.
-const MEASURED: [&str; 30] = [
+const MEASURED: [&str; 31] = [
+    "freed_bytes",
     "seconds",
     "time_to_first_query_seconds",
     "verified_pack_bytes",
@@ -100,6 +101,46 @@ fn chown_like(model: &std::path::Path, tree: &std::path::Path) {
         .status()
         .expect("chown runs");
     assert!(status.success());
+}
+
+/// A damaged dump on a repository of its own: the place and the database are told.
+#[test]
+fn damage_of_a_dump_is_told_with_its_place() {
+    let cluster = Cluster::builder(14).start();
+    let place = Place::new();
+    let conninfo = cluster.conninfo();
+    place.succeed(&["init", "--repo", "repo", "-d", &conninfo]);
+    cluster.sql("CREATE TABLE t AS SELECT md5(i::text) FROM generate_series(1, 1000) AS i");
+    place.succeed(&["dump", "--repo", "repo", "-d", &conninfo, "-q"]);
+    let dump = std::fs::read_dir(place.path("repo/main/dump")).unwrap().next().unwrap().unwrap().path();
+    let pack = dump.join("pack-000001");
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    for verb in [&["dump", "verify"][..], &["verify"]] {
+        let text = place.show(&[verb, &["--repo", "repo"]].concat());
+        for part in ["exit code 17", "is damaged", "pack-000001 at offset 64, database postgres", "checksum"]
+        {
+            assert!(text.contains(part), "{verb:?}: {part}: {text}");
+        }
+    }
+    let export = place.show(&["dump", "export", "--repo", "repo", "latest", "--output", "out.dump"]);
+    assert!(export.contains("is corrupt at offset 64"), "{export}");
+    assert!(!place.path("out.dump").exists());
+}
+
+/// What goes to standard output is the archive alone.
+#[test]
+fn a_dump_to_standard_output_is_the_archive_alone() {
+    let cluster = Cluster::builder(18).start();
+    let place = Place::new();
+    let conninfo = cluster.conninfo();
+    let output = place.command(&["dump", "-d", &conninfo, "--output", "-"]).output().unwrap();
+    assert!(output.status.success());
+    assert!(output.stdout.starts_with(b"PGDMP"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is complete"));
+    let refused = place.show(&["dump", "-d", &conninfo, "--output", "-", "--format", "directory"]);
+    assert!(refused.contains("exit code 2") && refused.contains("hint:"), "{refused}");
 }
 
 /// Damage on a repository of its own: every key of it is documented.
@@ -206,6 +247,30 @@ fn every_report_has_its_shape() {
         let drill = ["verify", "--repo", "repo", "--restore", "--directory", "drill", "--bin-dir", programs];
         json(&place, "drill", &[&drill[..], &["--target", "immediate"]].concat());
         json(&place, "show_verified", &["show", "latest", "--repo", "repo"]);
+
+        cluster.sql("CREATE DATABASE app");
+        cluster.sql_db("app", "CREATE TABLE t AS SELECT generate_series(1, 100) AS i");
+        let dump = ["dump", "--repo", "repo", "-d", &conninfo, "-q"];
+        json(&place, "dump_dry_run", &[&dump[..], &["--all", "--dry-run"]].concat());
+        let taken = json(&place, "dump", &[&dump[..], &["--all", "--annotate", "ticket=18"]].concat());
+        json(&place, "list_dumps", &["list", "--repo", "repo"]);
+        assert_snapshot!("text_list_dumps", place.show(&["list", "--repo", "repo"]));
+        assert_snapshot!("text_dump", place.show(&[&dump[..], &["app"]].concat()));
+        let schema = ["app", "--output", "app.sql", "--format", "plain", "--schema-only"];
+        assert_snapshot!("text_dump_file", place.show(&[&dump[..], &schema].concat()));
+        let id = taken["id"].as_str().unwrap();
+        let export = ["dump", "export", "--repo", "repo", id];
+        json(&place, "dump_export", &[&export[..], &["--database", "app", "--output", "app.dump"]].concat());
+        assert_snapshot!(
+            "text_dump_export",
+            place.show(&[&export[..], &["--globals", "--output", "g"]].concat())
+        );
+        assert_snapshot!("dump_export_ambiguous", place.show(&[&export[..], &["--output", "x"]].concat()));
+        json(&place, "dump_verify", &["dump", "verify", "--repo", "repo", "-q", id]);
+        assert_snapshot!("text_dump_verify", place.show(&["dump", "verify", "--repo", "repo", "-q"]));
+        let keep = ["expire", "--repo", "repo", "--keep-dump-count", "1", "--grace", "0s", "-q"];
+        json(&place, "expire_dumps", &[&keep[..], &["--dry-run"]].concat());
+        assert_snapshot!("text_expire_dumps", place.show(&keep));
 
         json(&place, "wal_get", &["wal", "get", "--repo", "repo", &segment, "fetched"]);
         std::fs::rename(place.path("fetched"), place.path(&segment)).unwrap();

@@ -102,6 +102,8 @@ pub(crate) fn redactions() -> insta::Settings {
         (r"\b[0-9A-F]{1,8}/[0-9A-F]{5,8}\b", "[LSN]"),
         (r"\b[0-9a-f]{32}\b", "[ID]"),
         (r"\b\d+(\.\d+)? (KiB|MiB|GiB)", "[SIZE]"),
+        (r"\b\d+ B\b", "[SIZE]"),
+        (r"\[TIME\]  18\.\d+ ", "[TIME]  [VERSION] "),
         (r"\(\d+ bytes\)", "([N] bytes)"),
         (r"[\d,]+ blocks? kept, [\d,]+ fetched(, [\d,]+ made zeros)?", "[N] blocks kept, [N] fetched"),
         (r"\b\d+ (files|% of it)", "[N] $1"),

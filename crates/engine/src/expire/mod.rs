@@ -5,6 +5,7 @@
 //! times was to go does. What keeps a running backup and a killed `expire` from losing anything is in `pgkeep-repo`
 //! (`removal.rs`) and in `docs/design/0007-two-phase-deletion.md`.
 
+mod dump_policy;
 mod plan;
 mod policy;
 mod request;
@@ -16,8 +17,8 @@ use jiff::{SignedDuration, Timestamp};
 use pgkeep_repo::{BackupId, LeaseInfo, Removal, RemovalStep, RemovalSteps, Stanza};
 
 pub use request::{
-    BackupDecision, ExpireChoice, ExpireReport, ExpireRequest, RetentionPolicy, SparsePacks, UnlistedPacks,
-    WalDecision, WalRetention,
+    BackupDecision, DumpDecision, DumpRetention, ExpireChoice, ExpireReport, ExpireRequest, RetentionPolicy,
+    SparsePacks, UnlistedPacks, WalDecision, WalRetention,
 };
 
 use self::plan::{ExpirePlan, Facts};
@@ -25,7 +26,7 @@ use crate::Location;
 use crate::backup::{host_name, written_by};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
-use crate::list::choose;
+use crate::list::{DUMPS, choose, choose_among};
 
 /// How often a wait looks at the cancel token.
 const LOOK: Duration = Duration::from_millis(100);
@@ -40,7 +41,7 @@ pub fn expire(request: &ExpireRequest, observer: &dyn Observer, cancel: &Cancel)
 
 fn check(request: &ExpireRequest) -> Result<()> {
     match &request.choice {
-        ExpireChoice::Policy(policy) if !policy.is_configured() => {
+        ExpireChoice::Policy(policy) if !policy.is_configured() && !request.dumps.is_configured() => {
             let error = Error::new(ErrorKind::Usage, "nothing says what is to be kept");
             Err(match policy.min {
                 Some(_) => error.cause("a minimum alone keeps what other rules do not; it removes nothing"),
@@ -59,12 +60,14 @@ fn expire_stanza(request: &ExpireRequest, observer: &dyn Observer, cancel: &Canc
     let facts = Facts::load(&stanza)?;
     let named = match &request.choice {
         ExpireChoice::Backup(id) => {
-            let known = facts.inventory.backups.keys().chain(facts.inventory.unreadable.keys());
-            Some(choose(known.copied().collect(), id, stanza.name().as_str())?)
+            let inventory = &facts.inventory;
+            let backups = inventory.backups.keys().chain(inventory.unreadable.keys()).copied().collect();
+            let dumps = inventory.dumps.dumps.keys().chain(inventory.dumps.unreadable.keys()).copied();
+            Some(choose_either(backups, dumps.collect(), id, stanza.name().as_str())?)
         }
         ExpireChoice::Policy(_) => None,
     };
-    let plan = ExpirePlan::make(&facts, &request.choice, named, now)?;
+    let plan = ExpirePlan::make(&facts, &request.choice, &request.dumps, named, now)?;
     let mut report = plan.report(&stanza, &facts);
     if request.dry_run {
         return Ok(report);
@@ -72,7 +75,8 @@ fn expire_stanza(request: &ExpireRequest, observer: &dyn Observer, cancel: &Canc
     report.dry_run = false;
     let condemned = plan.condemned(&facts);
     let before = cutoff(now, request.abandoned_after_seconds);
-    let is_stale = facts.inventory.running().iter().any(|lease| lease.claimed < before);
+    let (backups, dumps) = (facts.inventory.running(), facts.inventory.running_dumps());
+    let is_stale = backups.iter().chain(&dumps).any(|lease| lease.claimed < before);
     if condemned.is_empty() && !facts.inventory.has_leftovers() && !is_stale {
         facts.inventory.tidying().iter().try_for_each(|step| stanza.remove(step))?;
         report.waiting_for.clear();
@@ -81,7 +85,12 @@ fn expire_stanza(request: &ExpireRequest, observer: &dyn Observer, cancel: &Canc
     let given_up = stanza.give_up_older(&facts.inventory, before, now)?;
     for lease in &given_up {
         observer.event(Event::Warning {
-            text: format!("the backup of {} that began at {} is given up", lease.holder(), lease.claimed),
+            text: format!(
+                "the {} of {} that began at {} is given up",
+                if lease.is_of_dump() { "dump" } else { "backup" },
+                lease.holder(),
+                lease.claimed
+            ),
             hint: Some("where it is still running, take a new one when it has failed".to_owned()),
         });
     }
@@ -94,6 +103,7 @@ fn expire_stanza(request: &ExpireRequest, observer: &dyn Observer, cancel: &Canc
     stanza.end_removal(&removal);
     let (steps, removed) = done?;
     report.removed_backups = removed.backups;
+    report.removed_dumps = removed.dumps;
     report.removed_packs = removed.packs;
     report.removed_wal_files = removed.wal_files;
     report.freed_bytes = removed.bytes;
@@ -109,6 +119,7 @@ fn expire_stanza(request: &ExpireRequest, observer: &dyn Observer, cancel: &Canc
 #[derive(Default)]
 struct Removed {
     backups: u64,
+    dumps: u64,
     packs: u64,
     wal_files: u64,
     bytes: u64,
@@ -132,10 +143,14 @@ fn settle(
     after_grace(stanza)?;
     let facts = Facts::load(stanza)?;
     let exists = named.is_none_or(|id| {
-        facts.inventory.backups.contains_key(&id) || facts.inventory.unreadable.contains_key(&id)
+        let inventory = &facts.inventory;
+        inventory.backups.contains_key(&id)
+            || inventory.unreadable.contains_key(&id)
+            || inventory.dumps.exists(id)
     });
-    let plan = ExpirePlan::make(&facts, &request.choice, named.filter(|_| exists), now)?;
-    let steps = removal.steps(&facts.inventory, &plan.doomed(), &plan.wal_files(&facts));
+    let plan = ExpirePlan::make(&facts, &request.choice, &request.dumps, named.filter(|_| exists), now)?;
+    let steps =
+        removal.steps(&facts.inventory, &plan.doomed(), &plan.doomed_dumps(), &plan.wal_files(&facts));
     observer.event(Event::StepStarted { step: Step::Remove, total_bytes: None });
     if steps.steps.iter().any(|step| matches!(step, RemovalStep::Wal(..))) {
         plan.gaps().iter().try_for_each(|range| stanza.note_removed_wal(range))?;
@@ -146,13 +161,16 @@ fn settle(
         stanza.remove(step)?;
         match step {
             RemovalStep::Manifest(_) => removed.backups += 1,
-            RemovalStep::Pack(_, size) => {
+            RemovalStep::DumpManifest(_) => removed.dumps += 1,
+            RemovalStep::Pack(_, size) | RemovalStep::DumpPack(_, size) => {
                 removed.packs += 1;
                 removed.bytes += size;
             }
             RemovalStep::Tail(.., size) => removed.bytes += size,
             RemovalStep::Wal(..) => removed.wal_files += 1,
             RemovalStep::Flush(_)
+            | RemovalStep::DumpFlush(_)
+            | RemovalStep::DumpFolder(_)
             | RemovalStep::Folder(_)
             | RemovalStep::Lease(_)
             | RemovalStep::Condemnation(_) => {}
@@ -225,6 +243,19 @@ pub fn release(location: &Location, id: &str) -> Result<HoldReport> {
 }
 
 fn find(stanza: &Stanza, id: &str) -> Result<BackupId> {
-    let ids = stanza.backups()?.iter().map(|listing| listing.id).collect();
-    choose(ids, id, stanza.name().as_str())
+    let backups = stanza.backups()?.iter().map(|listing| listing.id).collect();
+    let dumps = stanza.dumps()?.iter().map(|listing| listing.id).collect();
+    choose_either(backups, dumps, id, stanza.name().as_str())
+}
+
+/// The backup or dump that the user means; `latest` is a backup.
+fn choose_either(backups: Vec<BackupId>, dumps: Vec<BackupId>, id: &str, stanza: &str) -> Result<BackupId> {
+    let is_dump = |dump: &BackupId| !id.is_empty() && dump.to_string().starts_with(id);
+    let matching: Vec<BackupId> = dumps.into_iter().filter(is_dump).collect();
+    if matching.is_empty() {
+        return choose(backups, id, stanza);
+    }
+    // What the beginning fits to as well is told of.
+    let both = backups.into_iter().filter(|backup| backup.to_string().starts_with(id));
+    choose_among(&DUMPS, both.chain(matching).collect(), id, stanza)
 }

@@ -11,8 +11,12 @@ use pgkeep_repo::{
     BackupId, ClusterRecord, Condemned, Inventory, ManifestHeader, PackName, Stanza, UnlistedPack, WalRange,
 };
 
+use super::dump_policy;
 use super::policy::{self, Candidate, Decision, Era, Place};
-use super::request::{BackupDecision, ExpireChoice, ExpireReport, SparsePacks, UnlistedPacks, WalDecision};
+use super::request::{
+    BackupDecision, DumpDecision, DumpRetention, ExpireChoice, ExpireReport, SparsePacks, UnlistedPacks,
+    WalDecision,
+};
 use super::wal_need::{self, KeptBackup, WalRun};
 use crate::archive_index::ArchiveIndex;
 use crate::list::extent;
@@ -113,30 +117,48 @@ pub(crate) struct ExpirePlan {
     candidates: Vec<Candidate>,
     decisions: Vec<Decision>,
     wal: Vec<(u32, u64, WalRun)>,
+    dumps: Vec<DumpDecision>,
+    doomed_dumps: BTreeSet<BackupId>,
 }
 
 impl ExpirePlan {
     pub(crate) fn make(
         facts: &Facts,
         choice: &ExpireChoice,
+        retention: &DumpRetention,
         named: Option<BackupId>,
         now: Timestamp,
     ) -> Result<ExpirePlan> {
         if let Some(hold) = named.and_then(|id| facts.inventory.holds.get(&id)) {
             let why = if hold.reason.is_empty() { "no reason was given" } else { hold.reason.as_str() };
-            return Err(Error::new(ErrorKind::Locked, format!("backup {} is held", hold.backup))
+            let what = if facts.inventory.dumps.exists(hold.backup) { "dump" } else { "backup" };
+            return Err(Error::new(ErrorKind::Locked, format!("{what} {} is held", hold.backup))
                 .cause(why)
                 .hint(format!("`pgkeep release {}` lets go of it", hold.backup)));
         }
         let candidates = facts.candidates();
-        let decisions = policy::decide(&candidates, &facts.eras(), choice, named, now);
-        let mut plan = ExpirePlan { candidates, decisions, wal: Vec::new() };
+        // Where nothing is said of backups, or a dump was named, nothing of backups goes.
+        let spares_backups = match choice {
+            ExpireChoice::Policy(policy) => !policy.is_configured(),
+            ExpireChoice::Backup(_) => named.is_some_and(|id| facts.inventory.dumps.exists(id)),
+        };
+        let decisions = if spares_backups {
+            policy::keep_all(&candidates)
+        } else {
+            policy::decide(&candidates, &facts.eras(), choice, named, now)
+        };
+        let (dumps, doomed_dumps) = dump_policy::decide(&facts.inventory, choice, retention, named, now);
+        let mut plan = ExpirePlan { candidates, decisions, wal: Vec::new(), dumps, doomed_dumps };
         let newest = facts.records.last().map(|facts| facts.record.sequence);
         let doubt = plan.unreadable().map(|id| format!("backup {id} cannot be read and may need it"));
         for record in &facts.records {
             let sequence = record.record.sequence;
             let kept = plan.kept_of(facts, sequence);
-            let runs = wal_need::decide(&record.index, &kept, newest == Some(sequence), doubt.as_deref());
+            let mut runs = wal_need::decide(&record.index, &kept, newest == Some(sequence), doubt.as_deref());
+            for run in runs.iter_mut().filter(|run| spares_backups && !run.keep) {
+                run.keep = true;
+                "no rule says what WAL is kept".clone_into(&mut run.rule);
+            }
             let identifier = record.record.system_identifier;
             plan.wal.extend(runs.into_iter().map(|run| (sequence, identifier, run)));
         }
@@ -173,6 +195,11 @@ impl ExpirePlan {
         self.decisions.iter().filter(|decision| !decision.keep).map(|decision| decision.id).collect()
     }
 
+    /// The dumps that go.
+    pub(crate) fn doomed_dumps(&self) -> BTreeSet<BackupId> {
+        self.doomed_dumps.clone()
+    }
+
     /// All that goes, to be published.
     pub(crate) fn condemned(&self, facts: &Facts) -> Condemned {
         let backups = self.doomed();
@@ -188,7 +215,9 @@ impl ExpirePlan {
                 last: run.last,
             })
             .collect();
-        Condemned { backups, packs, wal }
+        let dumps = self.doomed_dumps();
+        let dump_packs = facts.inventory.dump_rubbish(&dumps).iter().map(|pack| pack.name).collect();
+        Condemned { backups, packs, wal, dumps, dump_packs }
     }
 
     /// WAL that goes although earlier WAL of its cluster stays: a gap that is meant.
@@ -238,6 +267,7 @@ impl ExpirePlan {
     pub(crate) fn report(&self, stanza: &Stanza, facts: &Facts) -> ExpireReport {
         let doomed = self.doomed();
         let rubbish = facts.inventory.rubbish(&doomed);
+        let dump_rubbish = facts.inventory.dump_rubbish(&self.doomed_dumps);
         let mut notes = Vec::new();
         let broken = self.candidates.iter().zip(&self.decisions).filter(|(c, d)| c.place.is_none() && d.keep);
         for (candidate, _) in broken {
@@ -250,13 +280,15 @@ impl ExpirePlan {
             stanza: stanza.name().to_string(),
             dry_run: true,
             backups: self.candidates.iter().zip(&self.decisions).map(backup_decision).collect(),
+            dumps: self.dumps.clone(),
             wal: self.wal.iter().map(|run| wal_decision(facts, run)).collect(),
             unlisted_packs: unlisted_packs(facts, &doomed),
             sparse_packs: sparse_packs(facts, &doomed),
             removed_backups: doomed.len() as u64,
-            removed_packs: rubbish.len() as u64,
+            removed_dumps: self.doomed_dumps.len() as u64,
+            removed_packs: (rubbish.len() + dump_rubbish.len()) as u64,
             removed_wal_files: self.wal_files(facts).len() as u64,
-            freed_bytes: rubbish.iter().map(|pack| pack.size).sum(),
+            freed_bytes: rubbish.iter().chain(&dump_rubbish).map(|pack| pack.size).sum(),
             waiting_bytes: 0,
             waiting_for: facts.inventory.running().iter().map(|lease| lease.holder()).collect(),
             notes,

@@ -58,6 +58,17 @@ pub(crate) struct Decision {
     pub(crate) keeps_later_wal: bool,
 }
 
+/// Keeps every backup.
+pub(crate) fn keep_all(candidates: &[Candidate]) -> Vec<Decision> {
+    let keep = |candidate: &Candidate| Decision {
+        id: candidate.id,
+        rules: vec!["nothing was said of backups".to_owned()],
+        keep: true,
+        keeps_later_wal: true,
+    };
+    candidates.iter().map(keep).collect()
+}
+
 /// Decides on every backup. `candidates` are in the order of their ids, `eras` in that of their records.
 pub(crate) fn decide(
     candidates: &[Candidate],

@@ -49,12 +49,29 @@ impl RetentionPolicy {
     }
 }
 
+/// Which dumps are kept. A dump stays when any rule keeps it; without a rule all stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DumpRetention {
+    /// The newest so many.
+    pub count: Option<u32>,
+    /// Those of the last so many seconds.
+    pub window_seconds: Option<u64>,
+}
+
+impl DumpRetention {
+    /// Whether any rule says what to keep.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        self.count.is_some() || self.window_seconds.is_some()
+    }
+}
+
 /// What is to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpireChoice {
     /// All that the policy does not keep.
     Policy(RetentionPolicy),
-    /// One backup: an id, an unambiguous beginning of one, or `latest`.
+    /// One backup or dump: an id, an unambiguous beginning of one, or `latest`.
     Backup(String),
 }
 
@@ -65,6 +82,8 @@ pub struct ExpireRequest {
     pub location: Location,
     /// What is to go.
     pub choice: ExpireChoice,
+    /// Which dumps are kept where a policy decides.
+    pub dumps: DumpRetention,
     /// Seconds between saying what goes and removing it.
     pub grace_seconds: u64,
     /// A backup that began so many seconds ago and neither ended nor was proved dead is given up.
@@ -90,6 +109,21 @@ pub struct BackupDecision {
     pub held: bool,
     /// Whether it can be restored.
     pub restorable: bool,
+}
+
+/// One dump.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct DumpDecision {
+    /// Its name.
+    pub id: String,
+    /// RFC 3339 UTC; when it began, where its end is not known.
+    pub finished: String,
+    /// Whether it stays.
+    pub keep: bool,
+    /// The rules that decided, in words.
+    pub rules: Vec<String>,
+    /// Whether it is held.
+    pub held: bool,
 }
 
 /// Consecutive segments of one timeline.
@@ -151,6 +185,8 @@ pub struct ExpireReport {
     pub dry_run: bool,
     /// Oldest first.
     pub backups: Vec<BackupDecision>,
+    /// Oldest first.
+    pub dumps: Vec<DumpDecision>,
     /// By cluster, timeline and position.
     pub wal: Vec<WalDecision>,
     /// Packs of interrupted and of removed backups.
@@ -159,6 +195,8 @@ pub struct ExpireReport {
     pub sparse_packs: SparsePacks,
     /// Backups removed, or on a dry run those that would be.
     pub removed_backups: u64,
+    /// Dumps removed, or on a dry run those that would be.
+    pub removed_dumps: u64,
     /// Packs removed.
     pub removed_packs: u64,
     /// WAL files removed.

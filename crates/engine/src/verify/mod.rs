@@ -107,6 +107,15 @@ fn run(request: &VerifyRequest, observer: &dyn Observer, cancel: &Cancel) -> Res
     let (damage, not_listed) = findings.take();
     let damage = still_needed(&stanza, damage)?;
     let mut report = run.report(&before, damage, not_listed);
+    if chosen.is_none() && request.sample_percent.is_none() {
+        let goes_on = || !is_over(cancel, run.began, request) && request.max_bytes.is_none();
+        report.dumps = match crate::dump::check_all(&stanza, observer, cancel, &goes_on) {
+            Err(error) if error.kind == ErrorKind::Interrupted => Vec::new(),
+            dumps => dumps?,
+        };
+        report.ok &= report.dumps.iter().all(|dump| dump.ok);
+        report.interrupted = cancel.is_cancelled();
+    }
     run.store(&stanza, &mut report);
     only_about(&mut report, chosen);
     Ok(report)
@@ -425,6 +434,7 @@ impl Run<'_> {
             ok: damage.is_empty() && damage_not_listed == 0,
             damage,
             damage_not_listed,
+            dumps: Vec::new(),
             healed,
             good_backups: leftover.good_backups,
             damaged_backups: leftover.damaged_backups,

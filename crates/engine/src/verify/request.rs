@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::damage::Damage;
 use crate::Location;
+use crate::dump::DumpVerification;
 use crate::list::Window;
 
 /// What was asked.
@@ -89,6 +90,8 @@ pub struct VerifyReport {
     pub damage: Vec<Damage>,
     /// Damaged places that are not in the list, which is bounded.
     pub damage_not_listed: u64,
+    /// Dumps that were verified.
+    pub dumps: Vec<DumpVerification>,
     /// Places that were damaged and are not any more.
     pub healed: Vec<String>,
     /// Backups that restore, as far as is known.

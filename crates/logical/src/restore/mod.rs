@@ -13,6 +13,7 @@
 
 pub(crate) mod clock;
 mod contents;
+mod count;
 mod emit;
 mod list;
 mod options;
@@ -24,6 +25,7 @@ mod server;
 mod source;
 
 pub use contents::Contents;
+pub use count::count_data;
 pub use list::{print_list, use_list};
 pub use options::{NameList, RestoreOptions, Selection};
 pub use run::{restore, write_script};

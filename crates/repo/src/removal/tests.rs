@@ -106,7 +106,8 @@ fn commit(stanza: &Stanza, writer: &Writer) -> bool {
     let repository = stanza.repository();
     let lines = ManifestLines::default().sort(repository.digest_key()).unwrap();
     let header = writer.header.as_ref().unwrap();
-    let chunks = assemble(header, lines, repository.id_bytes(), repository.digest_key()).unwrap();
+    let chunks =
+        assemble(header, header.epoch, lines, repository.id_bytes(), repository.digest_key()).unwrap();
     repository.store().put_new_chunks(&key::manifest(stanza.name(), writer.id), chunks).unwrap()
 }
 
@@ -138,12 +139,12 @@ fn condemn(stanza: &Stanza, doomed: &BTreeSet<BackupId>) -> Removal {
     let doomed: BTreeSet<BackupId> =
         doomed.iter().copied().filter(|id| !inventory.holds.contains_key(id)).collect();
     let packs = inventory.rubbish(&doomed).iter().map(|pack| pack.name).collect();
-    let condemned = Condemned { backups: doomed, packs, wal: Vec::new() };
+    let condemned = Condemned { backups: doomed, packs, ..Condemned::default() };
     stanza.condemn(condemned, &inventory, now(), &info()).unwrap()
 }
 
 fn steps(stanza: &Stanza, removal: &Removal) -> RemovalSteps {
-    removal.steps(&stanza.inventory().unwrap(), &removal.condemned().backups.clone(), &[])
+    removal.steps(&stanza.inventory().unwrap(), &removal.condemned().backups.clone(), &BTreeSet::new(), &[])
 }
 
 fn expire(stanza: &Stanza, doomed: &[BackupId]) -> RemovalSteps {
@@ -359,7 +360,7 @@ fn a_writer_whose_place_was_taken_is_told_that_it_was_given_up() {
     let key = stanza.repository().digest_key().clone();
     let frame = crate::BlockEncoder::new(Compression::None, key, 8192).encode(&[1; 8192]);
     writer.append(frame).unwrap();
-    assert!(lease::void(&stanza, writer.id()).unwrap());
+    assert!(lease::void(&stanza, &key::manifest(stanza.name(), writer.id())).unwrap());
     assert!(matches!(writer.commit(ManifestHeader::default()), Err(RepoError::Fenced { .. })));
     assert!(stored(&stanza).is_empty() && ids(&stanza).is_empty());
 }
@@ -469,10 +470,10 @@ fn a_backup_whose_wal_is_being_removed_or_gone_is_refused() {
     let refused = stanza.refuse_unsafe_commit(after, &header(3, 5));
     assert!(matches!(refused, Err(RepoError::Removed { .. })));
     let wal: Vec<_> = (2..=5).map(|number| (1, WalFileName::Segment(name(number)))).collect();
-    let steps = removal.steps(&stanza.inventory().unwrap(), &BTreeSet::new(), &wal);
+    let steps = removal.steps(&stanza.inventory().unwrap(), &BTreeSet::new(), &BTreeSet::new(), &wal);
     assert!(steps.waiting_wal && steps.waiting_for.len() == 1);
     lease::end(&stanza, before.epoch());
-    let steps = removal.steps(&stanza.inventory().unwrap(), &BTreeSet::new(), &wal);
+    let steps = removal.steps(&stanza.inventory().unwrap(), &BTreeSet::new(), &BTreeSet::new(), &wal);
     assert_eq!(steps.steps.iter().filter(|step| matches!(step, RemovalStep::Wal(..))).count(), 2);
     steps.steps.iter().for_each(|step| stanza.remove(step).unwrap());
     assert_eq!(archive.list_segments(TimelineId::FIRST).unwrap(), [name(4), name(5)]);

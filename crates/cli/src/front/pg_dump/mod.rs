@@ -111,6 +111,14 @@ fn start(
     Ok(dump)
 }
 
+/// The codec and level that a text of `-Z` says.
+pub(super) fn compression(
+    text: Option<&str>,
+    default: Compression,
+) -> Result<(Compression, Option<i32>), String> {
+    compression::parse(text, default).map(|(choice, _)| (choice.algorithm, choice.level))
+}
+
 /// An error when dumps with these options cannot be made at all. Other mistakes are left for the dump.
 pub(super) fn check_support(words: &[OsString]) -> Result<(), LogicalError> {
     match Arguments::parse(words) {

@@ -142,6 +142,7 @@ impl Keeper {
         let request = ExpireRequest {
             location: self.location(),
             choice: ExpireChoice::Backup(gone.id.to_string()),
+            dumps: crate::expire::DumpRetention::default(),
             grace_seconds: 0,
             abandoned_after_seconds: 0,
             dry_run: false,
