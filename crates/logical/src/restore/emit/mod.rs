@@ -9,7 +9,7 @@ mod entry;
 mod large_objects;
 mod split;
 
-pub(crate) use data::TableOutcome;
+pub(crate) use data::{TableOutcome, loads_through_root};
 
 use std::io::Write;
 
