@@ -89,14 +89,16 @@ fn sorted_lines(text: &[u8]) -> Vec<u8> {
 fn everything_is_the_same(major: u32) {
     let cluster = cluster_with_everything(major);
     let scratch = Scratch::new();
-    let before = script(&cluster, DATABASE, &["--create"]);
+    // Subscriptions of before 16 get a parameter from later programs that their own server does not know.
+    let options: &[&str] = if major < 16 { &["--create", "--no-subscriptions"] } else { &["--create"] };
+    let before = script(&cluster, DATABASE, options);
     for (format, jobs, database) in
         [("-Fc", 3, "made by one"), ("-Fd", 1, "made by \"two\""), ("-Ft", 2, "made by three")]
     {
-        let source = dump(&cluster, DATABASE, &scratch, &[format]);
+        let source = dump(&cluster, DATABASE, &scratch, &[&[format], &options[1..]].concat());
         let report = complete(&source, &LoadRequest { jobs, ..request(&cluster, database) });
         assert!(report.plan.creates_database && report.plan.keys_in_steps > 0);
-        let after = script(&cluster, database, &["--create"]);
+        let after = script(&cluster, database, options);
         let (odd, new) = (dump_support::quoted(DATABASE), dump_support::quoted(database));
         let renamed = String::from_utf8(after).unwrap().replace(&new, &odd);
         // Rows of a table that is partitioned by an enum's hash may lie in other partitions now.
@@ -191,7 +193,11 @@ fn chosen_tables_come_with_what_was_asked_for() {
     };
     let (before, after) = (script(&cluster, "shop", &options), script(&cluster, "some", &options));
     assert!(String::from_utf8_lossy(&before).contains("CREATE POLICY seen"));
-    assert_eq!(without_triggers(after), without_triggers(before));
+    assert_same_text(
+        "chosen tables",
+        &sorted_lines(without_triggers(before).as_bytes()),
+        &sorted_lines(without_triggers(after).as_bytes()),
+    );
     assert_eq!(cluster.sql_db("some", "SELECT count(*) FROM app.user_mails").trim(), "500");
     assert_eq!(cluster.sql_db("some", "SELECT to_regclass('app.orders') IS NULL").trim(), "t");
 }

@@ -1,7 +1,7 @@
 //! Other names for schemas, in all that an entry says.
 //!
 //! A name is replaced only where SQL can mean nothing but the schema: before a dot, behind the word SCHEMA, in a string
-//! that is cast to `regclass` and the like, in a `search_path` that a function sets. Where a query could mean a table or an
+//! that is cast to `regclass` and the like or says which sequence is set, in a `search_path` that a function sets. Where a query could mean a table or an
 //! alias of the same name, the entry is refused. Strings and bodies of functions are left alone and told of.
 
 use std::borrow::Cow;
@@ -143,7 +143,8 @@ impl Renaming {
     fn literal(&self, sql: &Sql<'_>, index: usize, in_search_path: bool) -> Option<Vec<u8>> {
         let text = sql.literal(index)?;
         let is_cast = sql.symbol(index + 1, b':') && sql.symbol(index + 2, b':');
-        let new = if is_cast && NAME_TYPES.iter().any(|name| sql.is(index + 3, name)) {
+        let is_position = index >= 2 && sql.symbol(index - 1, b'(') && sql.is(index - 2, "setval");
+        let new = if is_position || is_cast && NAME_TYPES.iter().any(|name| sql.is(index + 3, name)) {
             let inner = Sql::new(&text, true);
             let is_namespace = sql.is(index + 3, "regnamespace");
             let edits: Vec<_> = (0..inner.tokens.len())
@@ -206,6 +207,11 @@ mod tests {
                 "TABLE",
                 "CREATE TABLE app.app (app app.mood, x text DEFAULT 'app.x');",
                 "CREATE TABLE \"New\".app (app \"New\".mood, x text DEFAULT 'app.x');",
+            ),
+            (
+                "SEQUENCE SET",
+                "SELECT pg_catalog.setval('app.s', 5, true);",
+                "SELECT pg_catalog.setval('\"New\".s', 5, true);",
             ),
             ("SCHEMA", "CREATE SCHEMA app;", "CREATE SCHEMA \"New\";"),
             (
