@@ -1,5 +1,7 @@
 //! Loads into servers 14 to 18: the same databases as the ones that stock dumped, whole, in parts, and under other names.
 
+#![allow(clippy::unwrap_used, reason = "a test can do nothing better")]
+
 #[allow(dead_code, reason = "shared with the tests of dumps")]
 mod dump_support;
 

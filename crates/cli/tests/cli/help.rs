@@ -5,11 +5,12 @@ use std::path::Path;
 use crate::support::Place;
 
 /// Every verb, in the order of the reference.
-const VERBS: [&str; 17] = [
+const VERBS: [&str; 18] = [
     "",
     "init",
     "backup",
     "restore",
+    "load",
     "wal",
     "wal push",
     "wal get",

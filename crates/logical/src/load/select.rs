@@ -433,9 +433,10 @@ impl State<'_> {
         for (index, entry) in self.contents.entries.iter().enumerate() {
             let is_special =
                 matches!(&entry.desc[..], b"ENCODING" | b"STDSTRINGS" | b"SEARCHPATH" | b"<Init>");
-            self.chosen[index] &= !is_special
-                && !(self.selection.schema_only && is_data(entry))
-                && (!self.selection.data_only || is_data(entry) && entry.desc != "STATISTICS DATA");
+            let is_data = is_data(entry);
+            let is_other_part = (self.selection.schema_only && is_data)
+                || (self.selection.data_only && (!is_data || entry.desc == "STATISTICS DATA"));
+            self.chosen[index] &= !(is_special || is_other_part);
         }
     }
 
