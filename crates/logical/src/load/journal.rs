@@ -6,6 +6,7 @@
 //! - The line comes first in the transaction. A step of a killed run that still ends on the server and the same step of the
 //!   next run meet at the line's key: the second waits, and sees that it is done.
 //! - A crash empties unlogged tables. Steps that fill them are written down in an unlogged table, which is emptied too.
+//! - Positions of sequences are set again by every run: a crash resets those of unlogged sequences.
 //!
 //! The schema `pgkeep_load` goes in the last transaction of the load, the one that is flushed to disk.
 

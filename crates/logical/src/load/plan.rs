@@ -135,6 +135,8 @@ pub(super) struct Step {
     pub(super) weight: u64,
     /// Bytes of the archive that it reads.
     pub(super) stored: u64,
+    /// It does no harm twice, and a crash may undo it: it is never written down.
+    pub(super) repeats: bool,
     /// An earlier run did it.
     pub(super) done: bool,
 }
@@ -369,6 +371,7 @@ impl Builder<'_> {
             locks: Vec::new(),
             weight: 1,
             stored: if entry.had_dumper { self.basis.sizes[index] } else { 0 },
+            repeats: entry.desc == "SEQUENCE SET",
             done: false,
         }
     }

@@ -141,6 +141,7 @@ mod tests {
             locks: locks.to_vec(),
             weight,
             stored: 0,
+            repeats: false,
             done: false,
         }
     }

@@ -200,7 +200,7 @@ impl<'a> Session<'a> {
         let mut bytes = 0;
         for (number, step) in steps {
             *at = *number;
-            if last.is_none() {
+            if last.is_none() && !step.repeats {
                 let unlogged = step.rows.is_some_and(|rows| rows.unlogged);
                 let connection = self.server()?.connection();
                 let is_new = journal::write(connection, &step.key, unlogged)

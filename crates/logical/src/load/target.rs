@@ -13,8 +13,9 @@ use super::journal;
 
 /// How many objects a message names.
 const SHOWN_OBJECTS: usize = 5;
-/// How long a session that was closed may be seen in the database that is to be renamed.
-const RENAME_ATTEMPTS: u32 = 100;
+/// How often, and how long apart, what another session is in the way of is tried.
+const ATTEMPTS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is known of the server and the database.
 #[derive(Debug, Default)]
@@ -196,46 +197,63 @@ pub(super) fn refuse_unless_empty(facts: &TargetFacts, database: &str) -> LoadRe
 }
 
 /// Makes the database, with its journal in it.
-pub(super) fn create(info: &ConnInfo, create: &str, made_as: &str, entry: &journal::Key) -> LoadResult<()> {
+pub(super) fn create(info: &ConnInfo, create: &str, made_as: &str, key: &journal::Key) -> LoadResult<()> {
     let database = info.database();
     let failed = |error: &WireError| {
         LoadError::server(&format!("cannot create the database `{database}`"), error)
             .hint("create it by hand, then load into it")
     };
     let mut server = maintenance(info)?;
-    // A run that was killed here left a database that holds nothing but a journal.
-    let left = server
-        .query(&format!("SELECT FROM pg_catalog.pg_database WHERE datname = {}", quote_literal(made_as)))
-        .map_err(|error| failed(&error))?;
-    if !left.is_empty() {
-        let inside = facts(&with_database(info, made_as)?)?;
-        if !inside.objects.is_empty() {
-            return Err(LoadError::new(
-                LoadErrorKind::Destination,
-                format!("the database `{made_as}` is in the way"),
-            )
-            .hint("it is not one that an interrupted load left: rename it"));
-        }
-        server
-            .execute(&format!("DROP DATABASE {}", quote_identifier(made_as)))
-            .map_err(|error| failed(&error))?;
-    }
-    server.execute(create).map_err(|error| failed(&error))?;
-    let mut inside = connected(&with_database(info, made_as)?)?;
-    journal::create(&mut inside, entry).map_err(|error| failed(&error))?;
-    inside.close();
-    let rename =
-        format!("ALTER DATABASE {} RENAME TO {}", quote_identifier(made_as), quote_identifier(database));
     for attempt in 1.. {
-        match server.execute(&rename) {
+        remove_left(info, &mut server, made_as)?;
+        match server.execute(create) {
             Ok(()) => break,
-            Err(error) if error.sqlstate() == Some("55006") && attempt < RENAME_ATTEMPTS => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
+            Err(error) if is_of_a_killed_run(&error) && attempt < ATTEMPTS => std::thread::sleep(PAUSE),
             Err(error) => return Err(failed(&error)),
         }
     }
-    Ok(())
+    let mut inside = connected(&with_database(info, made_as)?)?;
+    journal::create(&mut inside, key).map_err(|error| failed(&error))?;
+    inside.close();
+    let rename =
+        format!("ALTER DATABASE {} RENAME TO {}", quote_identifier(made_as), quote_identifier(database));
+    execute_with_patience(&mut server, &rename).map_err(|error| failed(&error))
+}
+
+/// A run that was killed while it made the database left one that holds nothing but a journal.
+fn remove_left(info: &ConnInfo, server: &mut Connection, made_as: &str) -> LoadResult<()> {
+    let left = server
+        .query(&format!("SELECT FROM pg_catalog.pg_database WHERE datname = {}", quote_literal(made_as)))
+        .map_err(|error| asked(&error))?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    if !facts(&with_database(info, made_as)?)?.objects.is_empty() {
+        return Err(LoadError::new(
+            LoadErrorKind::Destination,
+            format!("the database `{made_as}` is in the way"),
+        )
+        .hint("it is not one that an interrupted load left: rename it"));
+    }
+    execute_with_patience(server, &format!("DROP DATABASE {}", quote_identifier(made_as))).map_err(|error| {
+        LoadError::server(&format!("cannot drop `{made_as}`, which a killed load left"), &error)
+    })
+}
+
+/// Sessions that were closed, or whose client was killed, are seen for a while.
+fn execute_with_patience(server: &mut Connection, sql: &str) -> Result<(), WireError> {
+    for _ in 1..ATTEMPTS {
+        match server.execute(sql) {
+            Err(error) if is_of_a_killed_run(&error) => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    server.execute(sql)
+}
+
+/// The database is in use, or was made by somebody else at this very moment.
+fn is_of_a_killed_run(error: &WireError) -> bool {
+    matches!(error.sqlstate(), Some("55006" | "42P04" | "23505"))
 }
 
 /// Begins a journal in a database that is there.
