@@ -12,6 +12,8 @@ use pgkeep_testkit::{Cluster, Scratch, installation, pgkeep_binary, project_root
 use crate::Failure;
 
 mod data;
+mod dump;
+mod dump_data;
 mod incremental;
 mod measure;
 mod peer;
@@ -50,6 +52,15 @@ pub(crate) struct Options {
     /// Measure instead how so many backups are removed at once
     #[arg(long, value_name = "BACKUPS", num_args = 0..=1, default_missing_value = "1000")]
     expire: Option<u32>,
+    /// Measure dumps instead, of one table of so many MiB, of the small tables, of wide rows, and of definitions
+    #[arg(long, value_name = "MIB", num_args = 0..=1, default_missing_value = "5120")]
+    dump: Option<u32>,
+    /// Of the databases that are dumped, only these
+    #[arg(long, value_enum, requires = "dump")]
+    database: Vec<dump_data::Database>,
+    /// Number of objects whose definitions are dumped
+    #[arg(long, default_value_t = 100_000)]
+    objects: u32,
     /// Where repositories and restored clusters go; put it on a journaled file system (PGKEEP_TEST_TMP does the
     /// same for the server's own directory)
     #[arg(long)]
@@ -73,6 +84,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         .conf("max_wal_size", "4GB")
         .conf("shared_buffers", "256MB")
         .conf("autovacuum", "off");
+    if options.dump.is_some() {
+        // A dump locks every table.
+        builder = builder.conf("max_locks_per_transaction", "1024");
+    }
     if options.incremental.or(options.expire).is_some() {
         // So that WAL since the last backup is there although nobody archives it.
         builder = builder.conf("wal_keep_size", "4GB");
@@ -81,7 +96,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         }
     }
     let cluster = builder.start();
-    data::generate(&cluster, options);
+    if options.dump.is_none() {
+        data::generate(&cluster, options);
+    }
     let size: u64 = cluster.sql("SELECT sum(pg_database_size(oid))::bigint FROM pg_database").parse()?;
     let bench = Workbench {
         cluster: &cluster,
@@ -92,6 +109,13 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         // Of the test installations only 17's has zstd and lz4; it serves older servers too.
         pg_basebackup: installation(options.major.max(17)).program("pg_basebackup"),
     };
+    if let Some(mib) = options.dump {
+        dump::prepare(&bench, options, mib);
+        let results = dump::measure_all(&bench, options);
+        let size: u64 = cluster.sql("SELECT sum(pg_database_size(oid))::bigint FROM pg_database").parse()?;
+        println!("{}", table::render(&machine(options, size), &results));
+        return Ok(());
+    }
     if let Some(chain) = options.incremental {
         incremental::prepare(&bench);
         let results = incremental::measure_all(&bench, chain);

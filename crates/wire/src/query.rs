@@ -1,5 +1,6 @@
 //! Simple queries and their results, in text format, held in memory: for catalogs and commands, not for bulk data.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -13,6 +14,8 @@ pub struct Rows {
     columns: Vec<String>,
     types: Vec<u32>,
     by_name: BTreeMap<String, usize>,
+    /// The column after the one asked for last, which is the likeliest to be asked for next.
+    next: Cell<usize>,
     data: Vec<u8>,
     /// Offset and length in `data` of every field, row by row.
     fields: Vec<Option<(usize, usize)>>,
@@ -120,6 +123,18 @@ impl Rows {
         self
     }
 
+    /// Where the first column of this name is.
+    fn position(&self, column: &str) -> Option<usize> {
+        let next = self.next.get();
+        let position = match self.columns.get(next) {
+            // By name where names repeat.
+            Some(name) if name == column && self.by_name.len() == self.columns.len() => next,
+            _ => *self.by_name.get(column)?,
+        };
+        self.next.set(if position + 1 < self.columns.len() { position + 1 } else { 0 });
+        Some(position)
+    }
+
     /// The one row that must be there.
     pub fn one(&self) -> Result<Row<'_>, WireError> {
         match self.rows {
@@ -141,8 +156,7 @@ impl<'a> Row<'a> {
     pub fn bytes(&self, column: &str) -> Result<Option<&'a [u8]>, WireError> {
         let rows = self.rows;
         let position = rows
-            .by_name
-            .get(column)
+            .position(column)
             .ok_or_else(|| WireError::UnexpectedResult(format!("no column `{column}`")))?;
         let field = rows.fields[self.index * rows.columns.len() + position];
         Ok(field.map(|(start, length)| &rows.data[start..start + length]))

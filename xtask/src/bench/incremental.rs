@@ -35,7 +35,8 @@ pub(super) fn measure_all(bench: &Workbench<'_>, chain: u32) -> Vec<Result<Measu
     let step = |name: &'static str, results: &mut Vec<Result<Measured, Failure>>| {
         for peer in &peers {
             eprintln!("{name}: {}", peer.name());
-            results.push(increment(bench, *peer).map(|measured| Measured { step: name, ..measured }));
+            results
+                .push(increment(bench, *peer).map(|measured| Measured { step: name.to_owned(), ..measured }));
         }
     };
     // The first one after a full backup finds what the full one itself left behind.
@@ -55,7 +56,9 @@ pub(super) fn measure_all(bench: &Workbench<'_>, chain: u32) -> Vec<Result<Measu
     }
     for peer in peers.iter().filter(|peer| peer.goes_on()) {
         let restored = bench.restore(*peer);
-        results.push(restored.map(|measured| Measured { step: "restore after the chain", ..measured }));
+        results.push(
+            restored.map(|measured| Measured { step: "restore after the chain".to_owned(), ..measured }),
+        );
     }
     results.push(expire(bench));
     peers.iter().for_each(|peer| bench.forget(*peer));
@@ -162,7 +165,7 @@ fn expire(bench: &Workbench<'_>) -> Result<Measured, Failure> {
     let mut measured = measure(command, None)?;
     measured.stored = before.saturating_sub(folder_bytes(&repository));
     Ok(Measured {
-        step: "expire of all but one",
+        step: "expire of all but one".to_owned(),
         tool: Peer::Pgkeep.name(),
         handled: bench.data_bytes,
         ..measured

@@ -13,7 +13,7 @@ const TICKS: f64 = 100.0;
 /// One measured step of one tool.
 #[derive(Debug, Clone)]
 pub(super) struct Measured {
-    pub(super) step: &'static str,
+    pub(super) step: String,
     pub(super) tool: &'static str,
     pub(super) wall: Duration,
     /// Seconds of the command and everything it started.
@@ -51,10 +51,12 @@ pub(super) fn measure(mut command: Command, server: Option<u32>) -> Result<Measu
     let wall = begin.elapsed();
     if !status.success() {
         let said = std::fs::read_to_string(&errors).unwrap_or_default();
-        return Err(format!("{command:?} ended with {status}: {}", said.trim()).into());
+        // The end of what it said tells why; a command that failed may be repeated in it, at any length.
+        let start = said.floor_char_boundary(said.len().saturating_sub(2_000));
+        return Err(format!("{command:?} ended with {status}: {}", said[start..].trim()).into());
     }
     Ok(Measured {
-        step: "",
+        step: String::new(),
         tool: "",
         wall,
         cpu: waited_children_cpu() - children_before,

@@ -93,7 +93,12 @@ impl Workbench<'_> {
         };
         let mut measured = measure(command, self.cluster.pid())?;
         measured.stored = folder_bytes(&repository);
-        Ok(Measured { step: "full backup", tool: peer.name(), handled: self.data_bytes, ..measured })
+        Ok(Measured {
+            step: "full backup".to_owned(),
+            tool: peer.name(),
+            handled: self.data_bytes,
+            ..measured
+        })
     }
 
     /// Restores that backup into a new directory.
@@ -123,7 +128,7 @@ impl Workbench<'_> {
             }
         };
         let measured = measure(command, None)?;
-        Ok(Measured { step: "restore", tool: peer.name(), handled: self.data_bytes, ..measured })
+        Ok(Measured { step: "restore".to_owned(), tool: peer.name(), handled: self.data_bytes, ..measured })
     }
 
     /// Restores it again onto that directory, in which one page in fifty was changed; none where the tool cannot.
@@ -146,7 +151,7 @@ impl Workbench<'_> {
         let measured =
             change_pages(&target.join("base")).map_err(Failure::from).and_then(|()| measure(command, None));
         Some(measured.map(|measured| Measured {
-            step: "delta restore",
+            step: "delta restore".to_owned(),
             tool: peer.name(),
             handled: self.data_bytes,
             ..measured
@@ -216,7 +221,7 @@ impl Workbench<'_> {
         }
         let total = total.ok_or("no segment was pushed")?;
         Ok(Measured {
-            step: "wal push, one segment",
+            step: "wal push, one segment".to_owned(),
             tool: peer.name(),
             wall: total.wall / count,
             cpu: total.cpu / f64::from(count),

@@ -6,18 +6,19 @@ use std::fmt::Write as _;
 use super::gib;
 use super::measure::Measured;
 
-/// Prints the median round of each step and tool, with ratios to pgBackRest, or to `pg_basebackup` without it.
+/// Prints the median round of each step and tool, with ratios to pgBackRest, or without it to the stock
+/// tool of that step.
 pub(super) fn render(machine: &str, results: &[Measured]) -> String {
     let mut groups: BTreeMap<(&str, &str), Vec<&Measured>> = BTreeMap::new();
     for result in results {
-        groups.entry((result.step, result.tool)).or_default().push(result);
+        groups.entry((&result.step, result.tool)).or_default().push(result);
     }
     let medians: Vec<&Measured> = groups.values_mut().filter_map(|rounds| median(rounds)).collect();
     let mut text = format!("{machine}\n\n");
     text.push_str("| step | tool | wall s | cpu s | server cpu s | cpu s/GiB | peak MiB | stored MiB | wall ratio | cpu ratio |\n");
     text.push_str("| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |\n");
     for row in &medians {
-        let reference = ["pgBackRest", "pg_basebackup"]
+        let reference = ["pgBackRest", "pg_basebackup", "pg_dump", "pg_restore"]
             .iter()
             .find_map(|tool| medians.iter().find(|other| other.step == row.step && other.tool == *tool));
         let ratio = |value: fn(&Measured) -> f64| {
@@ -61,7 +62,7 @@ mod tests {
     #[test]
     fn the_median_round_is_shown_with_its_ratio() {
         let row = |tool, cpu| Measured {
-            step: "full backup",
+            step: "full backup".to_owned(),
             tool,
             wall: Duration::from_secs(2),
             cpu,

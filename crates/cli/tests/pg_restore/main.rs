@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test can do nothing better")]
 
 mod encoder;
+mod habits;
 mod hostile;
 mod mistakes;
 mod old_versions;

@@ -11,6 +11,8 @@ use super::{ArchiveFormat, ArchiveHeader, ArchiveVersion, Compression, DataLocat
 pub const INT_SIZE: u8 = 4;
 /// Offsets are written with this many bytes.
 pub const OFFSET_SIZE: u8 = 8;
+/// Bytes of [`write_location`].
+pub const LOCATION_SIZE: u64 = 9;
 
 /// The archive's version cannot say what it was to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -124,18 +126,23 @@ pub fn write_entry(out: &mut Vec<u8>, header: &ArchiveHeader, entry: &TocEntry) 
     write_text(out, None)?;
     match (header.format, &entry.data) {
         (ArchiveFormat::Custom, location) => {
-            let (flag, offset) = match location {
-                DataLocation::Unknown => (1, 0),
-                DataLocation::Offset(offset) => (2, *offset),
-                DataLocation::None | DataLocation::File(_) => (3, 0),
-            };
-            out.push(flag);
-            out.extend_from_slice(&offset.to_le_bytes());
+            write_location(out, location);
             Ok(())
         }
         (_, DataLocation::File(file)) => write_text(out, Some(file)),
         (_, _) => write_text(out, Some(b"")),
     }
+}
+
+/// Appends where an entry's data lies, as custom archives have it: the last field of the entry, of [`LOCATION_SIZE`] bytes.
+pub fn write_location(out: &mut Vec<u8>, location: &DataLocation) {
+    let (flag, offset) = match location {
+        DataLocation::Unknown => (1, 0),
+        DataLocation::Offset(offset) => (2, *offset),
+        DataLocation::None | DataLocation::File(_) => (3, 0),
+    };
+    out.push(flag);
+    out.extend_from_slice(&offset.to_le_bytes());
 }
 
 /// Appends an integer.

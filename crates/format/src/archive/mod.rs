@@ -27,7 +27,8 @@ pub use blocks::{
 };
 pub use decode::{ArchiveDecoder, MAGIC, MAX_TEXT_LENGTH};
 pub use encode::{
-    EncodeError, INT_SIZE, OFFSET_SIZE, write_entry, write_entry_count, write_header, write_int, write_text,
+    EncodeError, INT_SIZE, LOCATION_SIZE, OFFSET_SIZE, write_entry, write_entry_count, write_header,
+    write_int, write_location, write_text,
 };
 pub use entry::{CatalogId, DataLocation, DumpId, Section, TocEntry};
 pub use error::ArchiveError;

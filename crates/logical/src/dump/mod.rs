@@ -10,6 +10,7 @@
 //! - Catalogs are read by class, not by object: the number of queries does not grow with the database, but with the number
 //!   of tables and large objects that hold data.
 
+mod ahead;
 mod collect;
 mod define;
 mod encoding;
@@ -21,12 +22,13 @@ pub(crate) mod privileges;
 mod rows;
 pub(crate) mod session;
 pub(crate) mod sql;
+mod statistics;
 pub mod write;
 
 use std::collections::HashMap;
 use std::io::Write;
 
-use pgkeep_format::archive::{DumpId, TocEntry};
+use pgkeep_format::archive::{DumpId, Text, TocEntry};
 use pgkeep_wire::ConnInfo;
 
 pub(crate) use encoding::Encoding;
@@ -37,6 +39,7 @@ use collect::Collector;
 use define::DataSource;
 use model::Model;
 use session::Session;
+use statistics::AllStatistics;
 
 use crate::error::Result;
 use crate::restore::LiveData;
@@ -49,6 +52,7 @@ pub struct Dump {
     others: Vec<Session>,
     entries: Vec<TocEntry>,
     data: HashMap<DumpId, DataSource>,
+    statistics: AllStatistics,
     model: Model,
     rows: RowFormat,
     warnings: Vec<String>,
@@ -62,14 +66,26 @@ impl Dump {
         for _ in 1..options.jobs.max(1) {
             others.push(session.another(conninfo, options)?);
         }
+        session.prepare_ahead(conninfo, options)?;
         let selection = patterns::select(&mut session, options)?;
         let mut collected = Collector::run(&mut session, options, &selection)?;
         let mut warnings = std::mem::take(&mut collected.warnings);
+        warnings.extend(session.warning());
         let order = order::order(&mut collected.model, &mut warnings)?;
         let entries = define::define(&mut session, options, &mut collected, &order)?;
         warnings.extend(entries.warnings);
+        let statistics = AllStatistics::new(entries.statistics);
         let (entries, data) = (entries.list, entries.data);
-        Ok(Dump { session, others, entries, data, model: collected.model, rows: options.rows, warnings })
+        Ok(Dump {
+            session,
+            others,
+            entries,
+            data,
+            statistics,
+            model: collected.model,
+            rows: options.rows,
+            warnings,
+        })
     }
 
     /// The table of contents, in order. No entry says yet where its data lies, and only some what they depend on.
@@ -111,6 +127,11 @@ impl Dump {
             Some(DataSource::Rows(source)) => rows::write(&mut self.session, source, self.rows, out),
             Some(DataSource::LargeObjects(_)) | None => Ok(()),
         }
+    }
+
+    /// The definition of an entry that has none in the table of contents: statistics are fetched when they are written.
+    pub fn late_definition(&mut self, id: DumpId) -> Result<Option<Text>> {
+        self.statistics.text(&mut self.session, id)
     }
 
     /// Writes the contents of a large object.
@@ -170,6 +191,10 @@ impl Fetcher<'_> {
 }
 
 impl LiveData for Dump {
+    fn late_definition(&mut self, entry: DumpId) -> Result<Option<Text>> {
+        Dump::late_definition(self, entry)
+    }
+
     fn rows(&mut self, entry: DumpId, out: &mut dyn Write) -> Result<()> {
         self.write_rows(entry, out)
     }

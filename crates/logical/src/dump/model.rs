@@ -43,8 +43,11 @@ impl Parts {
     pub(crate) const PRIVILEGES: Parts = Parts(16);
     pub(crate) const POLICY: Parts = Parts(32);
     pub(crate) const USER_MAPPING: Parts = Parts(64);
+    pub(crate) const STATISTICS: Parts = Parts(128);
     pub(crate) const ALL: Parts = Parts(255);
-    /// What needs the table locked (the last bit is that of statistics), since the server computes it from the present catalogs.
+    /// What there is to know of a relation.
+    pub(crate) const CONTENTS: Parts = Parts(1 | 2 | 128);
+    /// What needs the table locked, since the server computes it from the present catalogs.
     pub(crate) const LOCKED: Parts = Parts(1 | 2 | 32 | 128);
 
     pub(crate) fn has(self, other: Parts) -> bool {
@@ -174,6 +177,8 @@ pub(crate) enum Kind {
     PostDataBoundary,
     EventTrigger,
     MatviewRefresh(TableData),
+    /// What the planner knows of a relation.
+    Statistics(Box<Statistics>),
     /// A policy, or (`name` is `None`) row security being on.
     Policy {
         table: Id,
@@ -258,6 +263,8 @@ pub(crate) struct Table {
     pub(crate) indexes: Vec<Id>,
     pub(crate) has_column_privileges: bool,
     pub(crate) data: Option<Id>,
+    /// Of a materialised view.
+    pub(crate) statistics: Option<Id>,
     /// Partitioned by the hash of an enum: rows may belong elsewhere after a restore.
     pub(crate) unsafe_partitions: bool,
     /// A view whose definition comes later, as a rule.
@@ -378,6 +385,22 @@ pub(crate) struct TableData {
     pub(crate) condition: Option<String>,
 }
 
+/// Statistics of a relation: those of its own; those of its columns are fetched when they are written.
+#[derive(Debug, Clone)]
+pub(crate) struct Statistics {
+    /// `r`, `p`, `m`, `f`, or `i` for indexes of all kinds.
+    pub(crate) kind: u8,
+    /// They come when the relation is whole: of indexes, and of materialised views that are refreshed.
+    pub(crate) post_data: bool,
+    pub(crate) pages: i32,
+    /// As the server writes it.
+    pub(crate) tuples: String,
+    pub(crate) all_visible: i32,
+    pub(crate) all_frozen: i32,
+    /// Columns of an index on expressions: their names are not the same everywhere, so they go by number.
+    pub(crate) index_columns: Vec<String>,
+}
+
 impl Kind {
     /// The place in the initial order. Functions by their names sort among functions, never among tables.
     pub(crate) fn priority(&self) -> u8 {
@@ -410,6 +433,7 @@ impl Kind {
             Kind::SequenceSet(_) => 26,
             Kind::LargeObjects { .. } => 27,
             Kind::LargeObjectData { .. } => 28,
+            Kind::Statistics(_) => 29,
             Kind::PostDataBoundary => 30,
             Kind::Constraint(_) => 31,
             Kind::Index(_) => 32,
@@ -437,6 +461,7 @@ impl Kind {
             Kind::Constraint(constraint) | Kind::ForeignKey(constraint) => {
                 constraint.separate.then_some(Section::PostData)
             }
+            Kind::Statistics(statistics) if statistics.post_data => Some(Section::PostData),
             other if other.priority() < 24 => Some(Section::PreData),
             other if other.priority() < 30 => Some(Section::Data),
             _ => Some(Section::PostData),
@@ -487,6 +512,7 @@ impl Kind {
             Kind::PostDataBoundary => "POST-DATA BOUNDARY",
             Kind::EventTrigger => "EVENT TRIGGER",
             Kind::MatviewRefresh(_) => "REFRESH MATERIALIZED VIEW",
+            Kind::Statistics(_) => "STATISTICS DATA",
             Kind::Policy { .. } => "POLICY",
             Kind::Publication => "PUBLICATION",
             Kind::PublicationTable { .. } => "PUBLICATION TABLE",

@@ -13,6 +13,8 @@ pub struct DumpOptions {
     pub schema: bool,
     /// Rows are wanted.
     pub data: bool,
+    /// Statistics are wanted.
+    pub statistics: bool,
     /// Positions of sequences are wanted, even without rows (`--sequence-data`).
     pub sequence_data: bool,
     /// Neither schemas, tables nor extensions were named: databases, languages, casts and the like are included.
@@ -60,6 +62,7 @@ impl Default for DumpOptions {
         DumpOptions {
             schema: true,
             data: true,
+            statistics: false,
             sequence_data: false,
             everything: true,
             create_database: false,
@@ -115,6 +118,8 @@ pub struct SessionOptions {
     pub serializable_deferrable: bool,
     /// `--snapshot`.
     pub snapshot: Option<String>,
+    /// Servers newer than the newest known one are dumped as that one is, with a warning.
+    pub force: bool,
     /// `--lock-wait-timeout`, as the server reads it.
     pub lock_wait_timeout: Option<String>,
 }

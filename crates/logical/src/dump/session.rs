@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use pgkeep_wire::{ConnInfo, Connection, Row, Rows, SessionMode};
 
+use super::ahead::Ahead;
 use super::encoding::Encoding;
 use super::options::{DumpOptions, SessionOptions};
 use super::sql::Quoting;
@@ -17,6 +18,8 @@ use crate::server_text::server_words;
 const OLDEST_SERVER: u32 = 130_000;
 /// Servers from here on are not known.
 const TOO_NEW_SERVER: u32 = 190_000;
+/// Databases of so many relations are read by two sessions: below, a second one costs more time than it saves.
+const LARGE: u32 = 5_000;
 /// The version of PostgreSQL whose `pg_dump` this one is like.
 pub const TOOL_VERSION: &str = "18.6";
 
@@ -36,6 +39,7 @@ pub(crate) struct Session {
     /// The database.
     pub(crate) database: String,
     pub(crate) is_standby: bool,
+    ahead: Option<Ahead>,
 }
 
 impl Session {
@@ -43,8 +47,13 @@ impl Session {
     pub(crate) fn start(conninfo: &ConnInfo, options: &DumpOptions) -> Result<Session> {
         let connection = Connection::connect(conninfo, SessionMode::Sql)
             .map_err(|error| LogicalError::new(server_words(&error)))?;
-        let mut session =
-            Session::over(connection, conninfo.database(), "pg_dump", options.quote_all_identifiers)?;
+        let mut session = Session::over(
+            connection,
+            conninfo.database(),
+            "pg_dump",
+            options.quote_all_identifiers,
+            options.session.force,
+        )?;
         session.set_up(options, client_encoding(conninfo))?;
         Ok(session)
     }
@@ -59,7 +68,7 @@ impl Session {
         quote_all_identifiers: bool,
     ) -> Result<Session> {
         let mut session =
-            Session::over(connection, conninfo.database(), "pg_dumpall", quote_all_identifiers)?;
+            Session::over(connection, conninfo.database(), "pg_dumpall", quote_all_identifiers, false)?;
         session.execute(EMPTY_SEARCH_PATH)?;
         session.encoding = session.choose_encoding(encoding.or(client_encoding(conninfo)))?;
         if let Some(role) = role {
@@ -72,13 +81,16 @@ impl Session {
         Ok(session)
     }
 
-    fn over(connection: Connection, database: &str, program: &str, quote_all: bool) -> Result<Session> {
+    fn over(
+        connection: Connection,
+        database: &str,
+        program: &str,
+        quote_all: bool,
+        force: bool,
+    ) -> Result<Session> {
         let version = connection.server_version_num();
         let version_text = connection.parameter("server_version").unwrap_or_default().to_owned();
-        if !(OLDEST_SERVER..TOO_NEW_SERVER).contains(&version) {
-            return Err(LogicalError::new("aborting because of server version mismatch")
-                .detail(format!("server version: {version_text}; {program} version: {TOOL_VERSION}")));
-        }
+        check_version(version, &version_text, program, force)?;
         let standard_strings = connection.parameter("standard_conforming_strings") == Some("on");
         Ok(Session {
             connection,
@@ -88,6 +100,7 @@ impl Session {
             quoting: Quoting { all_identifiers: quote_all, standard_strings },
             database: database.to_owned(),
             is_standby: false,
+            ahead: None,
         })
     }
 
@@ -135,6 +148,24 @@ impl Session {
         Session::start(conninfo, &options)
     }
 
+    /// In a large database, opens a second session for what [`Self::ask_ahead`] is told. Does without it when it cannot be had.
+    pub(crate) fn prepare_ahead(&mut self, conninfo: &ConnInfo, options: &DumpOptions) -> Result<()> {
+        let is_large = format!(
+            "SELECT pg_catalog.count(*) >= {LARGE} FROM (SELECT 1 FROM pg_catalog.pg_class LIMIT {LARGE}) relations"
+        );
+        if self.one(&is_large)? == "t" {
+            self.ahead = self.another(conninfo, options).ok().map(Ahead::new);
+        }
+        Ok(())
+    }
+
+    /// Tells of a query that will be run later, to the same letter, so that its answer can be there by then.
+    pub(crate) fn ask_ahead(&mut self, sql: &str) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.ask(sql.to_owned());
+        }
+    }
+
     fn begin(&mut self, options: &SessionOptions) -> Result<()> {
         self.execute("BEGIN")?;
         self.execute(if options.serializable_deferrable && options.snapshot.is_none() {
@@ -177,6 +208,9 @@ impl Session {
 
     /// Runs a query.
     pub(crate) fn query(&mut self, sql: &str) -> Result<Rows> {
+        if let Some(rows) = self.ahead.as_mut().and_then(|ahead| ahead.take(sql)) {
+            return Ok(rows);
+        }
         let rows = self.connection.query(&self.encoding.lower(sql));
         let rows = rows.map_err(|error| LogicalError::query(&error, sql))?;
         Ok(if self.encoding.is_foreign() { rows.map_fields(|field| self.encoding.lift(field)) } else { rows })
@@ -199,10 +233,36 @@ impl Session {
         &mut self.connection
     }
 
+    /// What to tell the user of a server that is newer than all that are known.
+    pub(crate) fn warning(&self) -> Option<String> {
+        (self.version >= TOO_NEW_SERVER).then(|| {
+            format!(
+                "server version {} is newer than {TOOL_VERSION}, the newest that is known\ndetail: What is new in it is not \
+                 in the dump.",
+                self.version_text
+            )
+        })
+    }
+
     /// Whether the server is of this major version or later.
     pub(crate) fn is_at_least(&self, major: u32) -> bool {
         self.version >= major * 10_000
     }
+}
+
+/// Refuses servers that are not known. Of a newer one everything may be read that the newest known one has, when the user
+/// says so; what is new in it nobody asks for.
+fn check_version(version: u32, text: &str, program: &str, force: bool) -> Result<()> {
+    if (OLDEST_SERVER..TOO_NEW_SERVER).contains(&version) || (version >= TOO_NEW_SERVER && force) {
+        return Ok(());
+    }
+    let error = LogicalError::new("aborting because of server version mismatch")
+        .detail(format!("server version: {text}; {program} version: {TOOL_VERSION}"));
+    Err(if version >= TOO_NEW_SERVER && program == "pg_dump" {
+        error.hint("--force dumps it as if it were of the newest version that is known.")
+    } else {
+        error
+    })
 }
 
 /// What libpq takes from PGCLIENTENCODING; `auto` would be the locale's.
@@ -247,4 +307,20 @@ pub(crate) fn oids(text: &str) -> Vec<u32> {
 pub(crate) fn oid_array(oids: impl IntoIterator<Item = u32>) -> String {
     let list: Vec<String> = oids.into_iter().map(|oid| oid.to_string()).collect();
     format!("'{{{}}}'::pg_catalog.oid[]", list.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_servers_are_refused_but_by_force_and_older_ones_always() {
+        let check = |version, force| check_version(version, "x", "pg_dump", force);
+        assert!(check(140_000, false).is_ok() && check(180_006, false).is_ok());
+        let newer = check(190_000, false).unwrap_err();
+        assert_eq!(newer.message, "aborting because of server version mismatch");
+        assert!(newer.hint.is_some_and(|hint| hint.contains("--force")));
+        assert!(check(190_000, true).is_ok());
+        assert!(check(120_022, true).is_err() && check(120_022, false).unwrap_err().hint.is_none());
+    }
 }

@@ -29,6 +29,8 @@ pub fn cluster_with_everything(major: u32) -> Cluster {
                 .unwrap_or_else(|error| panic!("{name}.sql on {major}: {error}"));
         }
     }
+    // So that there are statistics; nothing analyses anything later.
+    cluster.sql_db(&format!("'{DATABASE}'"), "ANALYZE");
     cluster
 }
 

@@ -71,6 +71,7 @@ enum Key {
     EnableRowSecurity,
     ExcludeTableData,
     ExtraFloatDigits,
+    Force,
     IfExists,
     Inserts,
     LockWaitTimeout,
@@ -149,6 +150,7 @@ const SPECS: &[OptionSpec<Key>] = &[
     flag("enable-row-security", 0, Key::EnableRowSecurity),
     value("exclude-table-data", 0, Key::ExcludeTableData),
     value("extra-float-digits", 0, Key::ExtraFloatDigits),
+    flag("force", 0, Key::Force),
     flag("if-exists", 0, Key::IfExists),
     flag("inserts", 0, Key::Inserts),
     value("lock-wait-timeout", 0, Key::LockWaitTimeout),
@@ -324,6 +326,7 @@ impl Reading {
             Key::Role => dump.session.role = Some(utf8(value)?),
             Key::Section => raw.sections.get_or_insert_default().add(value)?,
             Key::SerializableDeferrable => dump.session.serializable_deferrable = true,
+            Key::Force => dump.session.force = true,
             Key::Snapshot => dump.session.snapshot = Some(utf8(value)?),
             Key::Statistics => raw.statistics = true,
             Key::StatisticsOnly => raw.statistics_only = true,
@@ -422,7 +425,8 @@ impl Reading {
         dump.schema = (!raw.data_only && !raw.statistics_only || raw.schema_only) && !raw.no_schema;
         restore.selection.data = dump.data || dump.sequence_data;
         restore.selection.schema = dump.schema;
-        restore.selection.statistics = false;
+        dump.statistics = (raw.statistics || raw.statistics_only) && !raw.no_statistics;
+        restore.selection.statistics = dump.statistics;
         if let Some(sections) = raw.sections {
             sections.select(&mut restore.selection);
         }
@@ -469,9 +473,6 @@ impl Reading {
                 "--binary-upgrade",
                 "use pg_upgrade with PostgreSQL's own pg_dump",
             ));
-        }
-        if (raw.statistics || raw.statistics_only) && !raw.no_statistics {
-            return Err(Mistake::unsupported("--statistics", "run ANALYZE after the restore"));
         }
         if raw.asks_password {
             return Err(Mistake::unsupported("-W/--password", PASSWORD_HINT));

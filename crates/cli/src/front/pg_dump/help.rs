@@ -82,6 +82,9 @@ What is dumped and how:
   --use-set-session-authorization
                                set owners by SET SESSION AUTHORIZATION
 
+Options that only pgkeep has:
+  --force                      try a server that is newer than 18, and warn
+
 Connection options:
   -d, --dbname=DBNAME      database, or a connection string
   -h, --host=HOSTNAME      server, or directory of its socket

@@ -53,6 +53,13 @@ impl Collector<'_> {
         let data = self.model.add(CatalogId { table_oid: 0, oid }, name, schema, kind);
         self.model.depend(data, id);
         self.model.get_mut(data).present.add(Parts::DATA);
+        // A refresh makes the view anew, without statistics.
+        if let Some(statistics) = self.model.table(id).statistics {
+            if let Kind::Statistics(facts) = &mut self.model.get_mut(statistics).kind {
+                facts.post_data = true;
+            }
+            self.model.depend(statistics, data);
+        }
         self.model.with_table(id, |table| {
             table.data = Some(data);
             table.interesting = true;

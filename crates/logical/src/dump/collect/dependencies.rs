@@ -4,11 +4,8 @@ use super::Collector;
 use crate::dump::model::Kind;
 use crate::error::Result;
 
-impl Collector<'_> {
-    pub(super) fn dependencies(&mut self) -> Result<()> {
-        // Members of operator families are no objects of their own here: what they depend on, their family does.
-        let rows = self.session.query(
-            "SELECT classid, objid, refclassid, refobjid, deptype FROM pg_catalog.pg_depend \
+/// Members of operator families are no objects of their own here: what they depend on, their family does.
+pub(super) const DEPENDENCIES: &str = "SELECT classid, objid, refclassid, refobjid, deptype FROM pg_catalog.pg_depend \
              WHERE deptype <> 'p' AND deptype <> 'e' \
              UNION ALL \
              SELECT 'pg_catalog.pg_opfamily'::pg_catalog.regclass AS classid, amopfamily AS objid, refclassid, \
@@ -22,8 +19,11 @@ impl Collector<'_> {
              WHERE deptype NOT IN ('p', 'e', 'i') AND classid = 'pg_catalog.pg_amproc'::pg_catalog.regclass \
                AND objid = p.oid AND NOT (refclassid = 'pg_catalog.pg_opfamily'::pg_catalog.regclass \
                                           AND amprocfamily = refobjid) \
-             ORDER BY 1, 2",
-        )?;
+             ORDER BY 1, 2";
+
+impl Collector<'_> {
+    pub(super) fn dependencies(&mut self) -> Result<()> {
+        let rows = self.session.query(DEPENDENCIES)?;
         for row in rows.iter() {
             let kind = row.text("deptype")?;
             // TOAST tables and the like are not among the objects.

@@ -9,20 +9,26 @@ use crate::dump::sql::parse_array;
 use crate::error::{LogicalError, Result};
 
 impl Collector<'_> {
-    pub(super) fn indexes(&mut self) -> Result<()> {
+    /// The query for all indexes and the constraints that they stand for.
+    pub(super) fn indexes_query(&self) -> String {
         let tables = self.model.tables.iter().filter(|id| {
             let table = self.model.table(**id);
             table.has_index && table.interesting
         });
         let array = oid_array(tables.map(|id| self.model.get(*id).catalog.oid));
         let distinct = if self.session.is_at_least(15) { "i.indnullsnotdistinct" } else { "false" };
+        let frozen = self.frozen_pages("t");
         let period = if self.session.is_at_least(18) { "c.conperiod" } else { "NULL" };
+        // Texts are asked for where they are used: the server spends most of the time on them.
         // Invalid indexes are left out, but those of partitioned tables are invalid until all partitions have theirs.
-        let rows = self.session.query(&format!(
-            "SELECT t.tableoid, t.oid, i.indrelid, t.relname AS indexname, \
-             pg_catalog.pg_get_indexdef(i.indexrelid) AS indexdef, i.indkey, i.indisclustered, c.contype, c.conname, \
+        format!(
+            "SELECT t.tableoid, t.oid, i.indrelid, t.relname AS indexname, t.relpages, t.reltuples, t.relallvisible, \
+             {frozen} AS relallfrozen, CASE WHEN i.indexprs IS NOT NULL THEN (SELECT pg_catalog.array_agg(attname \
+               ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid = i.indexrelid) END AS indattnames, \
+             CASE WHEN c.oid IS NULL THEN pg_catalog.pg_get_indexdef(i.indexrelid) END AS indexdef, \
+             i.indkey, i.indisclustered, c.contype, c.conname, \
              c.condeferrable, c.condeferred, c.tableoid AS contableoid, c.oid AS conoid, \
-             pg_catalog.pg_get_constraintdef(c.oid, false) AS condef, \
+             CASE WHEN c.contype = 'x' THEN pg_catalog.pg_get_constraintdef(c.oid, false) END AS condef, \
              (SELECT spcname FROM pg_catalog.pg_tablespace s WHERE s.oid = t.reltablespace) AS tablespace, \
              t.reloptions AS indreloptions, i.indisreplident, inh.inhparent AS parentidx, i.indnkeyatts, \
              (SELECT pg_catalog.array_agg(attnum ORDER BY attnum) FROM pg_catalog.pg_attribute \
@@ -37,7 +43,12 @@ impl Collector<'_> {
                AND c.contype IN ('p', 'u', 'x')) \
              LEFT JOIN pg_catalog.pg_inherits inh ON (inh.inhrelid = indexrelid) \
              WHERE (i.indisvalid OR t2.relkind = 'p') AND i.indisready ORDER BY i.indrelid, indexname"
-        ))?;
+        )
+    }
+
+    pub(super) fn indexes(&mut self) -> Result<()> {
+        let query = self.indexes_query();
+        let rows = self.session.query(&query)?;
         for row in rows.iter() {
             let oid: u32 = row.parse("indrelid")?;
             let Some(table) = self.model.find_table(oid) else {
@@ -86,6 +97,7 @@ impl Collector<'_> {
             self.model.add(catalog_id(row)?, row.text("indexname")?, schema, Kind::Index(Box::new(index)));
         self.model.get_mut(id).wanted = wanted;
         self.model.with_table(table, |table| table.indexes.push(id));
+        let statistics = self.statistics(id, row, b'i', list("indattnames")?)?;
         let kind = letter(row, "contype")?;
         if kind == 0 {
             return Ok(());
@@ -106,6 +118,9 @@ impl Collector<'_> {
         let constraint =
             self.model.add(catalog, row.text("conname")?, schema, Kind::Constraint(Box::new(constraint)));
         self.model.get_mut(constraint).wanted = wanted;
+        if let Some(statistics) = statistics {
+            self.model.depend(statistics, constraint);
+        }
         if let Kind::Index(index) = &mut self.model.get_mut(id).kind {
             index.constraint = Some(constraint);
         }

@@ -15,6 +15,7 @@ mod other_classes;
 mod publications;
 mod rules_and_triggers;
 mod select;
+mod statistics;
 mod tables;
 mod types;
 
@@ -23,6 +24,7 @@ use std::collections::HashMap;
 use pgkeep_format::archive::CatalogId;
 use pgkeep_wire::Row;
 
+use super::define;
 use super::model::{Id, Model, Parts};
 use super::options::{DumpOptions, Selection};
 use super::session::{Session, number, optional, text};
@@ -70,6 +72,10 @@ impl<'a> Collector<'a> {
     ) -> Result<Collected> {
         let mut collector =
             Collector { session, options, selection, model: Model::default(), warnings: Vec::new() };
+        collector.session.ask_ahead(dependencies::DEPENDENCIES);
+        if options.schema {
+            collector.session.ask_ahead(define::TYPE_NAMES);
+        }
         collector.roles()?;
         let extensions = collector.extensions()?;
         collector.extension_members(&extensions)?;
@@ -96,6 +102,11 @@ impl<'a> Collector<'a> {
         collector.event_triggers()?;
         collector.configuration_tables(&extensions)?;
         collector.mark_inheritance(&inherits)?;
+        let indexes = collector.indexes_query();
+        collector.session.ask_ahead(&indexes);
+        if let Some(views) = define::view_queries(&collector.model).filter(|_| options.schema) {
+            collector.session.ask_ahead(&views);
+        }
         collector.columns()?;
         collector.mark_inherited_columns();
         collector.unsafe_partitions()?;

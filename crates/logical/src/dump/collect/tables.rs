@@ -15,9 +15,10 @@ const LOCK_COMMAND_LENGTH: usize = 100_000;
 impl Collector<'_> {
     pub(super) fn tables(&mut self) -> Result<()> {
         // Sequences depend on their owners 'a'utomatically or, of identity columns, 'i'nternally.
-        let rows = self.session.query(
+        let frozen = self.frozen_pages("c");
+        let rows = self.session.query(&format!(
             "SELECT c.tableoid, c.oid, c.relname, c.relnamespace, c.relkind, c.reltype, c.relowner, c.relchecks, \
-             c.relhasindex, GREATEST(c.relpages, 0) + GREATEST(tc.relpages, 0) AS pages, c.relhastriggers, c.relpersistence, c.reloftype, c.relacl, \
+             c.relhasindex, c.relpages, c.reltuples, c.relallvisible, {frozen} AS relallfrozen, GREATEST(c.relpages, 0) + GREATEST(tc.relpages, 0) AS pages, c.relhastriggers, c.relpersistence, c.reloftype, c.relacl, \
              pg_catalog.acldefault(CASE WHEN c.relkind = 'S' THEN 's'::\"char\" ELSE 'r'::\"char\" END, \
                                    c.relowner) AS acldefault, \
              CASE WHEN c.relkind = 'f' THEN \
@@ -37,8 +38,8 @@ impl Collector<'_> {
              LEFT JOIN pg_catalog.pg_am am ON (c.relam = am.oid) \
              LEFT JOIN pg_catalog.pg_class tc ON (c.reltoastrelid = tc.oid AND tc.relkind = 't' \
                AND c.relkind <> 'p') \
-             WHERE c.relkind IN ('r', 'S', 'v', 'c', 'm', 'f', 'p') ORDER BY c.oid",
-        )?;
+             WHERE c.relkind IN ('r', 'S', 'v', 'c', 'm', 'f', 'p') ORDER BY c.oid"
+        ))?;
         if let Some(timeout) = &self.options.session.lock_wait_timeout {
             let timeout = self.session.quoting.literal(timeout);
             self.session.execute(&format!("SET statement_timeout = {timeout}"))?;
@@ -120,8 +121,14 @@ impl Collector<'_> {
         self.privileges(id, row, "relacl")?;
         let object = self.model.get_mut(id);
         object.present.add(Parts::DATA);
-        let interesting = object.wanted.has(Parts::DEFINITION) || object.wanted.has(Parts::DATA);
+        let interesting = object.wanted.has(Parts::CONTENTS);
         self.model.with_table(id, |table| table.interesting = interesting);
+        if interesting {
+            let statistics = self.statistics(id, row, kind, Vec::new())?;
+            if kind == b'm' {
+                self.model.with_table(id, |table| table.statistics = statistics);
+            }
+        }
         Ok(id)
     }
 

@@ -18,6 +18,7 @@ mod records;
 mod replication;
 mod schemas;
 mod sequences;
+mod statistics;
 mod tables;
 mod text_search;
 mod texts;
@@ -35,8 +36,10 @@ use super::model::{Id, Kind, Model, Parts};
 use super::options::DumpOptions;
 use super::session::Session;
 use super::sql::Quoting;
+use super::statistics::StatisticsSource;
 use crate::error::{LogicalError, Result};
 use texts::Texts;
+pub(super) use texts::{TYPE_NAMES, view_queries};
 
 /// Where the data of an entry comes from.
 #[derive(Debug, Clone)]
@@ -85,6 +88,8 @@ pub(crate) struct InsertSource {
 pub(crate) struct Entries {
     pub(crate) list: Vec<TocEntry>,
     pub(crate) data: HashMap<DumpId, DataSource>,
+    /// Statistics, in the order of their entries.
+    pub(crate) statistics: Vec<(DumpId, StatisticsSource)>,
     /// What the user should know.
     pub(crate) warnings: Vec<String>,
 }
@@ -167,6 +172,10 @@ impl Definer<'_> {
             Kind::LargeObjectData { metadata } => {
                 let metadata = *metadata;
                 self.large_object_data(id, metadata);
+                Ok(())
+            }
+            Kind::Statistics(_) => {
+                self.relation_statistics(id);
                 Ok(())
             }
             _ if !self.options.schema => Ok(()),

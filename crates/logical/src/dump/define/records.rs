@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use pgkeep_format::archive::CatalogId;
 use pgkeep_wire::Row;
 
+use super::texts::wanted_oids;
 use crate::dump::model::{Id, Kind, Model};
-use crate::dump::session::{Session, oid_array};
+use crate::dump::session::Session;
 use crate::error::Result;
 
 /// The columns of a row, by name.
@@ -95,19 +96,9 @@ const OPTIONS: &str = "SELECT pg_catalog.quote_ident(option_name) || ' ' || pg_c
                        FROM pg_catalog.pg_options_to_table";
 
 impl Fetcher<'_> {
-    /// OIDs of objects that are dumped; `None` when there are none.
+    /// OIDs of objects that are dumped and have a place in a catalog; `None` when there are none.
     fn wanted(&self, which: impl Fn(&Kind) -> bool) -> Option<String> {
-        let mut oids = self
-            .order
-            .iter()
-            .map(|id| self.model.get(*id))
-            .filter(|object| {
-                !object.wanted.is_empty() && object.catalog.table_oid != 0 && which(&object.kind)
-            })
-            .map(|object| object.catalog.oid)
-            .peekable();
-        oids.peek()?;
-        Some(oid_array(oids))
+        wanted_oids(self.model, self.order, |object| object.catalog.table_oid != 0 && which(&object.kind))
     }
 
     /// One record for each object: `sql` gives `tableoid` and `oid`, and takes the OIDs for `$`.

@@ -7,7 +7,7 @@ use pgkeep_format::archive::CatalogId;
 use pgkeep_wire::Row;
 
 use super::records::Records;
-use crate::dump::model::{Id, Kind, Model, Parts};
+use crate::dump::model::{Id, Kind, Model, Object, Parts};
 use crate::dump::options::DumpOptions;
 use crate::dump::session::{Session, flag, letter, number, oid_array, oids, optional, text};
 use crate::error::Result;
@@ -140,8 +140,7 @@ impl Texts {
         if !options.schema {
             return Ok(texts);
         }
-        texts.type_names = fetcher
-            .strings("SELECT oid, pg_catalog.format_type(oid, NULL) AS text FROM pg_catalog.pg_type")?;
+        texts.type_names = fetcher.strings(TYPE_NAMES)?;
         fetcher.relations(&mut texts)?;
         fetcher.types(&mut texts)?;
         texts.functions = fetcher.functions()?;
@@ -151,18 +150,39 @@ impl Texts {
     }
 }
 
+/// The query for the names of all types.
+pub(in crate::dump) const TYPE_NAMES: &str =
+    "SELECT oid, pg_catalog.format_type(oid, NULL) AS text FROM pg_catalog.pg_type";
+
+/// The query for the queries of all views that are defined, those included that become dummies: their rules need them.
+/// Its text is the same whatever the order of the objects.
+pub(in crate::dump) fn view_queries(model: &Model) -> Option<String> {
+    let order: Vec<Id> = model.ids().collect();
+    let views = wanted_oids(model, &order, |object| {
+        object.wanted.has(Parts::DEFINITION)
+            && matches!(&object.kind, Kind::Table(table) if b"vm".contains(&table.kind))
+    })?;
+    Some(computed(&views, "pg_catalog.pg_get_viewdef(oid)"))
+}
+
+/// A query of `oid` and `text` for the OIDs of `array`; `expression` is of `oid`.
+fn computed(array: &str, expression: &str) -> String {
+    format!("SELECT oid, {expression} AS text FROM unnest({array}) AS src(oid)")
+}
+
+/// OIDs of objects that are dumped and of which `which` holds, as an SQL array; `None` when there are none.
+pub(super) fn wanted_oids(model: &Model, order: &[Id], which: impl Fn(&Object) -> bool) -> Option<String> {
+    let objects = order.iter().map(|id| model.get(*id));
+    let wanted = objects.filter(|object| !object.wanted.is_empty() && which(object));
+    let mut oids = wanted.map(|object| object.catalog.oid).peekable();
+    oids.peek()?;
+    Some(oid_array(oids))
+}
+
 impl Fetcher<'_> {
-    /// OIDs of objects that are dumped and of which `which` holds; `None` when there are none.
+    /// OIDs of objects that are dumped and of such a kind; `None` when there are none.
     fn wanted(&self, which: impl Fn(&Kind) -> bool) -> Option<String> {
-        let mut oids = self
-            .order
-            .iter()
-            .map(|id| self.model.get(*id))
-            .filter(|object| !object.wanted.is_empty() && which(&object.kind))
-            .map(|object| object.catalog.oid)
-            .peekable();
-        oids.peek()?;
-        Some(oid_array(oids))
+        wanted_oids(self.model, self.order, |object| which(&object.kind))
     }
 
     fn tables(&self, kinds: &'static [u8]) -> Option<String> {
@@ -182,12 +202,13 @@ impl Fetcher<'_> {
     /// As [`Self::strings`] for the OIDs of `array`; `expression` is of `oid`.
     fn computed(&mut self, array: Option<String>, expression: &str) -> Result<HashMap<u32, String>> {
         let Some(array) = array else { return Ok(HashMap::new()) };
-        self.strings(&format!("SELECT oid, {expression} AS text FROM unnest({array}) AS src(oid)"))
+        self.strings(&computed(&array, expression))
     }
 
     fn relations(&mut self, texts: &mut Texts) -> Result<()> {
-        // Views that became dummies are needed by their rules.
-        texts.view_queries = self.computed(self.tables(b"vm"), "pg_catalog.pg_get_viewdef(oid)")?;
+        if let Some(query) = view_queries(self.model) {
+            texts.view_queries = self.strings(&query)?;
+        }
         texts.partition_keys = self.computed(self.tables(b"p"), "pg_catalog.pg_get_partkeydef(oid)")?;
         let rules = self.wanted(|kind| matches!(kind, Kind::Rule(rule) if rule.separate && !rule.is_view()));
         texts.rules = self.computed(rules, "pg_catalog.pg_get_ruledef(oid)")?;

@@ -12,7 +12,9 @@ pub(super) fn repair(
     boundaries: Boundaries,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    let mut search = Search { done: vec![false; model.len() + 1], no_way_to: vec![0; model.len() + 1] };
+    let count = model.len() + 1;
+    let mut search =
+        Search { done: vec![false; count], no_way_to: vec![0; count], on_path: vec![false; count] };
     let mut repaired = false;
     for start in stuck {
         match search.find(model, *start) {
@@ -34,6 +36,8 @@ struct Search {
     done: Vec<bool>,
     /// The start to which no way leads from the object of this number.
     no_way_to: Vec<u32>,
+    /// Between searches false for all: there are as many searches as there are objects in loops.
+    on_path: Vec<bool>,
 }
 
 impl Search {
@@ -43,16 +47,18 @@ impl Search {
         let mut path: Vec<Id> = Vec::new();
         // The next dependency to follow of each object on the path.
         let mut next: Vec<usize> = Vec::new();
-        let mut on_path = vec![false; model.len() + 1];
         let mut candidate = Some(start);
         loop {
             if let Some(id) = candidate.take() {
                 let index = id.0 as usize;
-                if !self.done[index] && self.no_way_to[index] != start.0 && !on_path[index] {
+                if !self.done[index] && self.no_way_to[index] != start.0 && !self.on_path[index] {
                     path.push(id);
                     next.push(0);
-                    on_path[index] = true;
+                    self.on_path[index] = true;
                     if model.get(id).dependencies.contains(&start) {
+                        for id in &path {
+                            self.on_path[id.0 as usize] = false;
+                        }
                         return Some(path);
                     }
                 }
@@ -63,7 +69,7 @@ impl Search {
                 candidate = Some(*on);
             } else {
                 self.no_way_to[id.0 as usize] = start.0;
-                on_path[id.0 as usize] = false;
+                self.on_path[id.0 as usize] = false;
                 path.pop();
                 next.pop();
             }
@@ -84,19 +90,19 @@ impl Loop<'_> {
             1 => self.table_of_itself(),
             2 => {
                 self.type_and_function()
-                    || self.view_and_rule()
-                    || self.table_and_check()
-                    || self.table_and_default()
-                    || self.index_and_parent()
-                    || self.domain_and_constraint()
+                    || self.cut_off(|this, view, rule| this.is_view_rule_of(view, rule, b"vm"))
+                    || self.cut_off(Self::is_check_of)
+                    || self.cut_off(Self::is_default_of)
+                    || self.cut_off(Self::is_index_of_parent)
+                    || self.cut_off(Self::is_constraint_of_domain)
             }
             _ => {
                 self.view_through_others()
                     || self.matview_through_boundary()
                     || self.function_through_boundary()
-                    || self.check_through_others()
+                    || self.separate_constraint(Self::is_check_of)
                     || self.default_through_others()
-                    || self.domain_through_others()
+                    || self.separate_constraint(Self::is_constraint_of_domain)
             }
         };
         if !fixed && !self.table_data(warnings) {
@@ -114,10 +120,9 @@ impl Loop<'_> {
         [(a, b), (b, a)]
     }
 
-    /// The members `(a, b)` of a longer loop for which `fits` holds, in their order.
+    /// The members `(a, b)` for which `fits` holds, in their order.
     fn pair_where(&self, fits: impl Fn(&Self, Id, Id) -> bool) -> Option<(Id, Id)> {
-        let all = self.members.iter().flat_map(|a| self.members.iter().map(|b| (*a, *b)));
-        let mut all = all;
+        let mut all = self.members.iter().flat_map(|a| self.members.iter().map(|b| (*a, *b)));
         all.find(|(a, b)| fits(self, *a, *b))
     }
 
@@ -153,16 +158,6 @@ impl Loop<'_> {
             && matches!(self.kind(rule), Kind::Rule(rule) if rule.is_view() && rule.table == view)
     }
 
-    fn view_and_rule(&mut self) -> bool {
-        for (view, rule) in self.pairs() {
-            if self.is_view_rule_of(view, rule, b"vm") {
-                self.model.undepend(rule, view);
-                return true;
-            }
-        }
-        false
-    }
-
     /// The view gets its columns first and its definition later.
     fn view_through_others(&mut self) -> bool {
         let Some((view, rule)) = self.pair_where(|this, view, rule| this.is_view_rule_of(view, rule, b"v"))
@@ -179,15 +174,24 @@ impl Loop<'_> {
         true
     }
 
-    /// What the boundary holds in front of the data moves behind it. That may have to be said several times, until the
-    /// view itself is reached.
+    /// What a boundary holds in front of itself moves behind it: a materialised view behind the data, its statistics
+    /// behind that. It may have to be said several times, until the view or the statistics are reached.
     fn matview_through_boundary(&mut self) -> bool {
-        let has_view =
-            self.members.iter().any(|id| matches!(self.kind(*id), Kind::Table(table) if table.kind == b'm'));
-        let boundary = self.boundaries.pre_data;
-        let Some(next) = self.after(boundary).filter(|_| has_view) else { return false };
+        let boundary = self.members.iter().find_map(|id| {
+            let boundary = match self.kind(*id) {
+                Kind::Table(table) if table.kind == b'm' => self.boundaries.pre_data,
+                Kind::Statistics(facts) if facts.kind == b'm' => self.boundaries.post_data,
+                _ => return None,
+            };
+            self.after(boundary).map(|next| (boundary, next))
+        });
+        let Some((boundary, next)) = boundary else { return false };
         self.model.undepend(boundary, next);
-        self.model.with_table(next, |table| table.postponed |= table.kind == b'm');
+        match &mut self.model.get_mut(next).kind {
+            Kind::Table(table) => table.postponed |= table.kind == b'm',
+            Kind::Statistics(facts) => facts.post_data |= facts.kind == b'm',
+            _ => {}
+        }
         true
     }
 
@@ -208,67 +212,40 @@ impl Loop<'_> {
                 if facts.kind == b'c' && facts.table == Some(table))
     }
 
-    fn table_and_check(&mut self) -> bool {
-        for (table, check) in self.pairs() {
-            if self.is_check_of(table, check) {
-                self.model.undepend(check, table);
-                return true;
-            }
-        }
-        false
-    }
-
-    fn check_through_others(&mut self) -> bool {
-        let Some((table, check)) = self.pair_where(Self::is_check_of) else { return false };
-        self.separate_constraint(table, check);
-        true
-    }
-
     fn is_constraint_of_domain(&self, domain: Id, constraint: Id) -> bool {
         matches!(self.kind(domain), Kind::Type(_))
             && matches!(self.kind(constraint), Kind::Constraint(facts)
                 if matches!(facts.kind, b'c' | b'n') && facts.domain == Some(domain))
     }
 
-    fn domain_and_constraint(&mut self) -> bool {
-        for (domain, constraint) in self.pairs() {
-            if self.is_constraint_of_domain(domain, constraint) {
-                self.model.undepend(constraint, domain);
-                return true;
-            }
-        }
-        false
-    }
-
-    fn domain_through_others(&mut self) -> bool {
-        let Some((domain, constraint)) = self.pair_where(Self::is_constraint_of_domain) else { return false };
-        self.separate_constraint(domain, constraint);
+    /// A part of something, such as a check of its table, that is written within it need not wait for it.
+    fn cut_off(&mut self, is_part: impl Fn(&Self, Id, Id) -> bool) -> bool {
+        let Some((of, part)) = self.pair_where(is_part) else { return false };
+        self.model.undepend(part, of);
         true
     }
 
     /// A constraint that is no more part of its table or domain comes when the data is there.
-    fn separate_constraint(&mut self, of: Id, constraint: Id) {
+    fn separate_constraint(&mut self, is_part: impl Fn(&Self, Id, Id) -> bool) -> bool {
+        let Some((of, constraint)) = self.pair_where(is_part) else { return false };
         self.model.undepend(of, constraint);
         if let Kind::Constraint(facts) = &mut self.model.get_mut(constraint).kind {
             facts.separate = true;
         }
         self.model.depend(constraint, of);
         self.model.depend(constraint, self.boundaries.post_data);
+        true
+    }
+
+    /// The index of a partition and that of its parent.
+    fn is_index_of_parent(&self, parent: Id, index: Id) -> bool {
+        matches!((self.kind(parent), self.kind(index)), (Kind::Index(_), Kind::Index(facts))
+            if facts.parent == self.model.get(parent).catalog.oid)
     }
 
     fn is_default_of(&self, table: Id, default: Id) -> bool {
         matches!(self.kind(table), Kind::Table(_))
             && matches!(self.kind(default), Kind::Default(facts) if facts.table == table)
-    }
-
-    fn table_and_default(&mut self) -> bool {
-        for (table, default) in self.pairs() {
-            if self.is_default_of(table, default) {
-                self.model.undepend(default, table);
-                return true;
-            }
-        }
-        false
     }
 
     fn default_through_others(&mut self) -> bool {
@@ -279,18 +256,6 @@ impl Loop<'_> {
         }
         self.model.depend(default, table);
         true
-    }
-
-    /// The index of a partition and that of its parent.
-    fn index_and_parent(&mut self) -> bool {
-        for (index, other) in self.pairs() {
-            let (Kind::Index(facts), Kind::Index(_)) = (self.kind(index), self.kind(other)) else { continue };
-            if facts.parent == self.model.get(other).catalog.oid {
-                self.model.undepend(index, other);
-                return true;
-            }
-        }
-        false
     }
 
     /// Columns that depend on others of the same table.

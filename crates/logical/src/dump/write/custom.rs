@@ -1,13 +1,14 @@
 //! The custom format: the table of contents, then a block for each entry with data.
 
+use std::collections::HashMap;
 use std::io::{Seek, SeekFrom, Write};
 
 use pgkeep_format::archive::{
-    ArchiveHeader, BlockHeader, BlockKind, DataLocation, DumpId, write_block, write_chunk_end, write_chunks,
-    write_large_object,
+    ArchiveHeader, BlockHeader, BlockKind, DataLocation, DumpId, LOCATION_SIZE, write_block, write_chunk_end,
+    write_chunks, write_large_object, write_location,
 };
 
-use super::{ArchiveOptions, Chosen, OutputFile, table_of_contents, write_stream};
+use super::{ArchiveOptions, Chosen, OutputFile, write_stream, write_table};
 use crate::compress::{Compressor, Framing};
 use crate::dump::Dump;
 use crate::error::{LogicalError, Result};
@@ -29,8 +30,11 @@ pub(super) fn write(
         };
     }
     let mut out = Counted { inner: file, position: 0 };
-    let table = table_of_contents(header, &entries)?;
-    out.put(&table)?;
+    // Where each entry says where its data lies: that is the last field of an entry.
+    let mut places = HashMap::new();
+    write_table(dump, header, &entries, &mut out, |id, end| {
+        places.insert(id, end - LOCATION_SIZE);
+    })?;
     for chosen in &mut entries {
         if !chosen.with_data || !chosen.entry.had_dumper {
             continue;
@@ -44,10 +48,18 @@ pub(super) fn write(
     }
     // Now that it is known where the data lies. What cannot be written again stays without: readers search then.
     if let Some(file) = out.inner.seekable() {
-        let table = table_of_contents(header, &entries)?;
-        file.flush().map_err(|error| LogicalError::output(&error))?;
-        file.seek(SeekFrom::Start(0)).map_err(|error| LogicalError::output(&error))?;
-        file.write_all(&table).map_err(|error| LogicalError::output(&error))?;
+        let failure = |error| LogicalError::output(&error);
+        file.flush().map_err(failure)?;
+        for Chosen { entry, .. } in &entries {
+            let Some(place) = places.get(&entry.dump_id) else { continue };
+            if !matches!(entry.data, DataLocation::Offset(_)) {
+                continue;
+            }
+            let mut bytes = Vec::new();
+            write_location(&mut bytes, &entry.data);
+            file.seek(SeekFrom::Start(*place)).map_err(failure)?;
+            file.write_all(&bytes).map_err(failure)?;
+        }
     }
     Ok(())
 }

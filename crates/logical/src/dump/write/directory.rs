@@ -12,7 +12,7 @@ use pgkeep_format::archive::directory::{
 use pgkeep_format::archive::{ArchiveHeader, DataLocation, DumpId};
 
 use super::output_file::sync_directory;
-use super::{ArchiveOptions, Chosen, table_of_contents};
+use super::{ArchiveOptions, Chosen, write_table};
 use crate::compress::{Compressor, Framing};
 use crate::dump::{Dump, Fetcher};
 use crate::error::{LogicalError, Result};
@@ -41,10 +41,9 @@ pub(super) fn write(
     // The largest first, so that no session is left alone with it in the end.
     work.sort_by_key(|(id, _)| std::cmp::Reverse(dump.size(*id)));
     directory.fetch(dump.fetchers(), &work)?;
-    let table = table_of_contents(header, &entries)?;
     let unfinished = path.join(format!("{TOC_FILE}.unfinished"));
     let mut file = directory.open(&unfinished)?;
-    file.write_all(&table).map_err(|error| LogicalError::output(&error))?;
+    write_table(dump, header, &entries, &mut file, |_, _| ())?;
     directory.close(file)?;
     fs::rename(&unfinished, path.join(TOC_FILE)).map_err(|error| LogicalError::output(&error))?;
     if options.sync {

@@ -68,7 +68,7 @@ pub fn write_archive(
 
 /// Writes a script of what is selected.
 pub fn write_script(
-    dump: Dump,
+    mut dump: Dump,
     options: &mut RestoreOptions,
     out: &mut dyn Write,
     reporter: &dyn Reporter,
@@ -81,7 +81,7 @@ pub fn write_script(
         sync: false,
     };
     let header = header(&dump, &archive);
-    let entries = dump.entries().to_vec();
+    let entries = std::mem::take(&mut dump.entries);
     let mut archive = Archive::live(header, entries, Box::new(dump))?;
     restore::write_script(&mut archive, options, out, reporter)
 }
@@ -121,19 +121,37 @@ fn header(dump: &Dump, options: &ArchiveOptions) -> ArchiveHeader {
     }
 }
 
-/// Header and table of contents.
-fn table_of_contents(header: &ArchiveHeader, entries: &[Chosen]) -> Result<Vec<u8>> {
+/// Writes header and table of contents, entry by entry, since texts that are fetched only now may be large together. `at` is
+/// told of each entry, and how long the table is up to its end.
+fn write_table(
+    dump: &mut Dump,
+    header: &ArchiveHeader,
+    entries: &[Chosen],
+    out: &mut dyn Write,
+    mut at: impl FnMut(DumpId, u64),
+) -> Result<()> {
     let encode =
         |error: EncodeError| LogicalError::new(format!("could not write the table of contents: {error}"));
-    let mut out = Vec::new();
-    write_header(&mut out, header).map_err(encode)?;
+    let mut bytes = Vec::new();
+    write_header(&mut bytes, header).map_err(encode)?;
     let count =
         u32::try_from(entries.len()).map_err(|_| LogicalError::new("too many entries for an archive"))?;
-    write_entry_count(&mut out, count);
-    for chosen in entries {
-        write_entry(&mut out, header, &chosen.entry).map_err(encode)?;
+    write_entry_count(&mut bytes, count);
+    let mut length = 0;
+    for Chosen { entry, .. } in entries {
+        match dump.late_definition(entry.dump_id)? {
+            Some(text) => {
+                let entry = TocEntry { definition: Some(text), ..entry.clone() };
+                write_entry(&mut bytes, header, &entry).map_err(encode)?;
+            }
+            None => write_entry(&mut bytes, header, entry).map_err(encode)?,
+        }
+        length += bytes.len() as u64;
+        at(entry.dump_id, length);
+        out.write_all(&bytes).map_err(|error| LogicalError::output(&error))?;
+        bytes.clear();
     }
-    Ok(out)
+    out.write_all(&bytes).map_err(|error| LogicalError::output(&error))
 }
 
 /// Writes what an entry holds in rows, as a stream that is complete.

@@ -9,7 +9,7 @@ use pgkeep_format::archive::directory::{
 use pgkeep_format::archive::{ArchiveHeader, DataLocation};
 use pgkeep_format::tar::{BLOCK, END_OF_ARCHIVE};
 
-use super::{Chosen, OutputFile, table_of_contents};
+use super::{Chosen, OutputFile, write_table};
 use crate::dump::Dump;
 use crate::error::{LogicalError, Result};
 
@@ -29,8 +29,7 @@ pub(super) fn write(
             entry.data = DataLocation::File(name.as_str().into());
         }
     }
-    let table = table_of_contents(header, &entries)?;
-    member(file, TOC_FILE, &table)?;
+    spooled_member(file, TOC_FILE, |spool| write_table(dump, header, &entries, spool, |_, _| ()))?;
     for chosen in &entries {
         let id = chosen.entry.dump_id;
         if !chosen.with_data || !chosen.entry.had_dumper {

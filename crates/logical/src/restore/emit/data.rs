@@ -64,7 +64,7 @@ impl Emitter<'_> {
             }
         }
         if wanted.statistics {
-            self.restore_statistics(entry)?;
+            self.restore_statistics(source, entry)?;
         }
         if wanted.is_restored() {
             self.count_objects(1, "COMMIT;\nBEGIN;\n\n")?;
@@ -98,7 +98,7 @@ impl Emitter<'_> {
         })
     }
 
-    fn restore_statistics(&mut self, entry: &TocEntry) -> Result<()> {
+    fn restore_statistics(&mut self, source: &mut Source, entry: &TocEntry) -> Result<()> {
         let major = self.server().map(|server| server.major());
         if let Some(major) = major.filter(|major| *major < 18) {
             if !self.told_of_statistics {
@@ -109,7 +109,13 @@ impl Emitter<'_> {
             }
             return Ok(());
         }
-        self.print_entry(entry, Part::Statistics)
+        match source.late_definition(entry)? {
+            Some(text) => {
+                let entry = TocEntry { definition: Some(text), ..entry.clone() };
+                self.print_entry(&entry, Part::Statistics)
+            }
+            None => self.print_entry(entry, Part::Statistics),
+        }
     }
 
     fn restore_rows(&mut self, source: &mut Source, entry: &TocEntry, truncate: bool) -> Result<()> {

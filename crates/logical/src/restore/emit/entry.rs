@@ -3,6 +3,7 @@
 use pgkeep_format::archive::{ArchiveFormat, DataLocation, Text, TocEntry};
 
 use super::Emitter;
+use super::older::definition_for;
 use crate::error::{LogicalError, Result};
 use crate::restore::list::push_line;
 use crate::restore::select::is_acl;
@@ -32,7 +33,10 @@ impl Emitter<'_> {
             let comment = self.entry_comment(entry, part);
             self.comment(comment)?;
         }
-        let definition = entry.definition.as_deref().unwrap_or_default();
+        let definition = match self.server() {
+            Some(server) => definition_for(entry, server.major()),
+            None => entry.definition.as_deref().unwrap_or_default().into(),
+        };
         if options.no_owner && entry.desc == "SCHEMA" && !definition.starts_with(b"--") {
             let mut sql = b"CREATE SCHEMA ".to_vec();
             self.push_identifier(&mut sql, &entry.tag);
@@ -43,7 +47,7 @@ impl Emitter<'_> {
         } else if entry.desc == "ACL" && entry.tag.starts_with(b"LARGE OBJECTS") {
             self.large_object_privileges(entry)?;
         } else if !definition.is_empty() {
-            self.command([definition, b"\n\n"].concat())?;
+            self.command([&definition[..], b"\n\n"].concat())?;
             // Several commands count as several objects; function bodies would be miscounted.
             if entry.desc != "FUNCTION" && entry.desc != "PROCEDURE" {
                 let semicolons = definition.iter().filter(|byte| **byte == b';').count();

@@ -7,6 +7,7 @@ mod data;
 mod drops;
 mod entry;
 mod large_objects;
+mod older;
 mod split;
 
 pub(crate) use data::{TableOutcome, loads_through_root};

@@ -2,13 +2,19 @@
 
 use std::io::{self, Write};
 
-use pgkeep_format::archive::{DumpId, TocEntry};
+use pgkeep_format::archive::{DumpId, Text, TocEntry};
 
 use super::{Piece, Sink};
 use crate::error::{LogicalError, Result};
 
 /// Gives the data of entries.
 pub trait LiveData: std::fmt::Debug {
+    /// The definition of an entry that has none in the table of contents.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn late_definition(&mut self, entry: DumpId) -> Result<Option<Text>>;
+
     /// Writes the rows of an entry, as archives have them.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use pgkeep_format::archive::{ArchiveError, ArchiveFormat, ArchiveHeader, MAGIC, TocEntry};
+use pgkeep_format::archive::{ArchiveError, ArchiveFormat, ArchiveHeader, MAGIC, Text, TocEntry};
 
 use super::contents::Contents;
 use crate::error::{LogicalError, Result, system_text};
@@ -190,6 +190,14 @@ impl Source {
             (Source::Custom(custom), Some(path)) => {
                 Ok(Source::Custom(Box::new(custom.reopen(open_file(path)?)?)))
             }
+        }
+    }
+
+    /// The definition of an entry that has none in the table of contents; none in an archive.
+    pub(crate) fn late_definition(&mut self, entry: &TocEntry) -> Result<Option<Text>> {
+        match self {
+            Source::Live(data) => data.late_definition(entry.dump_id),
+            Source::Custom(_) | Source::Directory(_) | Source::Tar(_) => Ok(None),
         }
     }
 
