@@ -15,6 +15,8 @@ pub(crate) const NO: u8 = 1;
 pub(crate) const DAMAGED: u8 = 17;
 /// `verify --restore`: what was restored does not work, or not as was wanted.
 pub(crate) const DRILL_FAILED: u8 = 18;
+/// `load`: the server refused something that was asked for.
+pub(crate) const INCOMPLETE: u8 = 19;
 /// `wal get` failed without knowing whether the archive holds the file.
 pub(crate) const CANNOT_TELL: u8 = 200;
 /// The largest code that the archiver survives.
@@ -126,7 +128,9 @@ mod tests {
             assert!(document.contains(&row), "{row}");
         }
         // Answers, not failures: they have no kind.
-        for (code, verb) in [(DAMAGED, "`verify`"), (DRILL_FAILED, "`verify --restore`")] {
+        for (code, verb) in
+            [(DAMAGED, "`verify`"), (DRILL_FAILED, "`verify --restore`"), (INCOMPLETE, "`load`")]
+        {
             let row = format!("| {code} | | {verb}: ");
             assert!(document.contains(&row), "{row}");
         }

@@ -8,6 +8,7 @@ pub(crate) mod connection;
 pub(crate) mod dump;
 pub(crate) mod expire;
 pub(crate) mod init;
+pub(crate) mod load;
 pub(crate) mod restore;
 pub(crate) mod show;
 pub(crate) mod target;
@@ -92,6 +93,8 @@ pub(crate) enum Verb {
     Dump(Box<dump::DumpArgs>),
     /// Restore a cluster as it was at a chosen moment
     Restore(restore::RestoreArgs),
+    /// Load a dump into a database: all of it or chosen tables, under other names, resumable
+    Load(Box<load::LoadArgs>),
     /// Store and fetch WAL, for archive_command and restore_command
     Wal(wal::WalArgs),
     /// List the backups and dumps, the windows that can be recovered, and the gaps

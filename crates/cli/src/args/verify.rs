@@ -134,7 +134,7 @@ impl VerifyArgs {
 }
 
 /// `500MB`, `50GiB`, `1T`, or bytes: binary units, as PostgreSQL's own settings have them.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

@@ -7,6 +7,7 @@ mod backup;
 mod config;
 mod dump;
 mod expire;
+mod load;
 mod restore;
 mod tell;
 mod verify;
@@ -82,6 +83,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Verb::Backup(args) => backup::backup(&Context::new(global, args.flags())?, &args),
         Verb::Dump(args) => dump::dump(&Context::new(global, args.flags())?, &args),
         Verb::Restore(args) => restore::restore(&Context::new(global, args.flags())?, args),
+        Verb::Load(args) => load::load(&Context::new(global, Vec::new())?, &args),
         Verb::Wal(args) => match args.verb {
             WalVerb::Push(args) => wal::push(&Context::new(global, args.flags())?, args),
             WalVerb::Get(args) => wal::get(&Context::new(global, args.flags())?, args),

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::support::Place;
 
 /// Every verb, in the order of the reference.
-const VERBS: [&str; 20] = [
+const VERBS: [&str; 21] = [
     "",
     "init",
     "backup",
@@ -13,6 +13,7 @@ const VERBS: [&str; 20] = [
     "dump export",
     "dump verify",
     "restore",
+    "load",
     "wal",
     "wal push",
     "wal get",

@@ -2,9 +2,9 @@
 
 use std::io::{BufWriter, Write};
 
-use pgkeep_format::archive::{ArchiveFormat, Compression as ArchiveCompression};
+use pgkeep_format::archive::Compression as ArchiveCompression;
 use pgkeep_logical::LogicalError;
-use pgkeep_logical::compress::{Compressor, Framing};
+use pgkeep_logical::compress::{Codec, Compressor, Framing};
 use pgkeep_logical::dump::write::{ArchiveOptions, OutputFile, write_archive, write_script};
 use pgkeep_logical::restrict_key;
 
@@ -25,10 +25,8 @@ pub(super) fn run(
 ) -> Result<DumpReport> {
     let mut report = plan.report(request);
     report.databases.clear();
-    // Only files of their own can be written side by side.
-    let jobs = if file.format == Some(ArchiveFormat::Directory) { request.jobs } else { 1 };
     for name in &plan.databases {
-        let (mut dump, mut selection) = start(request, &plan.conninfo, file.format.is_some(), jobs)?;
+        let (mut dump, mut selection) = start(request, &plan.conninfo, file.format.is_some(), request.jobs)?;
         for text in dump.take_warnings() {
             observer.event(Event::Warning { text: text.clone(), hint: None });
             report.warnings.push(text);
@@ -42,7 +40,7 @@ pub(super) fn run(
             let written = match file.format {
                 Some(format) => {
                     let (compression, level) = (file.compression, file.level);
-                    let options = ArchiveOptions { format, compression, level, sync: true };
+                    let options = ArchiveOptions { format, compression, level, ..ArchiveOptions::default() };
                     let written = write_archive(&mut dump, &mut selection, &options, file.path.as_deref());
                     drop(dump);
                     written
@@ -81,8 +79,8 @@ fn script(
     if file.compression == ArchiveCompression::None {
         write(&mut sink)?;
     } else {
-        let mut compressor =
-            Compressor::new(sink, file.compression, file.level, Framing::File).map_err(failed)?;
+        let codec = Codec { level: file.level, ..Codec::of(file.compression) };
+        let mut compressor = Compressor::new(sink, codec, Framing::File).map_err(failed)?;
         write(&mut compressor)?;
         sink = compressor.finish().map_err(failed)?;
     }

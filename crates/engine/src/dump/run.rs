@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use jiff::Timestamp;
-use pgkeep_format::archive::{ArchiveFormat, Compression as ArchiveCompression};
 use pgkeep_logical::dump::write::{ArchiveOptions, write_archive_to};
 use pgkeep_logical::dumpall::{ClusterDump, ClusterDumpOptions, GlobalsOnly};
 use pgkeep_logical::restrict_key;
@@ -130,9 +129,8 @@ fn database(
 ) -> Result<DumpedDatabase> {
     let doing = format!("database `{name}` cannot be dumped");
     let conninfo = plan.conninfo.clone().with("dbname", name)?;
-    // One stream of bytes takes one table after the other.
     let (mut dump, mut selection) =
-        start(request, &conninfo, true, 1).map_err(|error| error.while_doing(doing.clone()))?;
+        start(request, &conninfo, true, request.jobs).map_err(|error| error.while_doing(doing.clone()))?;
     for text in dump.take_warnings() {
         observer.event(Event::Warning { text: text.clone(), hint: None });
         warnings.push(text);
@@ -142,12 +140,8 @@ fn database(
     let (watch, events) = DataWatch::new(name, cancel);
     dump.observe(watch.clone());
     let entries = dump.entries().len() as u64;
-    let options = ArchiveOptions {
-        format: ArchiveFormat::Custom,
-        compression: ArchiveCompression::None,
-        level: None,
-        sync: false,
-    };
+    // Frames of the repository are compressed.
+    let options = ArchiveOptions::default();
     writer.begin_part(DumpPartKind::Archive, Some(name));
     let (written, tables) = watched(observer, events, || {
         let written = write_archive_to(&mut dump, &mut selection, &options, writer as &mut dyn Write);

@@ -13,13 +13,13 @@ use crate::error::{LogicalError, Result};
 
 /// A pattern, taken apart at its dots.
 #[derive(Debug, PartialEq, Eq)]
-struct Pattern {
+pub(crate) struct Pattern {
     /// A regular expression and the plain text of each part.
-    parts: Vec<(String, String)>,
+    pub(crate) parts: Vec<(String, String)>,
 }
 
 impl Pattern {
-    fn parse(text: &str) -> Pattern {
+    pub(crate) fn parse(text: &str) -> Pattern {
         let mut parts = vec![(String::new(), String::new())];
         let mut quoted = false;
         let mut characters = text.chars().peekable();

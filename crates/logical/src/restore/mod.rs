@@ -31,7 +31,10 @@ pub use options::{NameList, RestoreOptions, Selection};
 pub use run::{restore, write_script};
 pub use source::{Archive, Input, LiveData};
 
-pub(crate) use select::select;
+pub(crate) use emit::{Emitter, Job, Target, loads_through_root};
+pub(crate) use select::{Pass, Wanted, select};
+pub(crate) use server::Server;
+pub(crate) use source::{Piece, Source};
 
 /// Is told what happens. Texts are stock's, without the program's name.
 pub trait Reporter: Sync {

@@ -24,6 +24,8 @@ pub(crate) struct Server<'a> {
     /// What is being restored, and whether an error of it was told.
     entry: Option<(String, bool)>,
     told_of_stage: bool,
+    /// The SQLSTATE of the last refusal.
+    last_state: Option<String>,
 }
 
 impl<'a> Server<'a> {
@@ -40,6 +42,7 @@ impl<'a> Server<'a> {
             errors: 0,
             entry: None,
             told_of_stage: false,
+            last_state: None,
         })
     }
 
@@ -49,6 +52,16 @@ impl<'a> Server<'a> {
 
     pub(crate) fn errors(&self) -> u64 {
         self.errors
+    }
+
+    /// The SQLSTATE of the last refusal.
+    pub(crate) fn last_state(&self) -> Option<&str> {
+        self.last_state.as_deref()
+    }
+
+    /// The session itself, for commands that are not the archive's.
+    pub(crate) fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 
     pub(crate) fn cancel_handle(&self) -> pgkeep_wire::CancelHandle {
@@ -191,6 +204,7 @@ impl<'a> Server<'a> {
             self.reporter.info(entry);
         }
         self.reporter.error(&text);
+        self.last_state = error.sqlstate().map(str::to_owned);
         self.errors += 1;
         if self.exit_on_error { Err(LogicalError::reported(text)) } else { Ok(()) }
     }

@@ -266,7 +266,7 @@ impl Emitter<'_> {
 }
 
 /// Whether rows go into an ancestor of the table that the entry is about. Truncating would lose rows of others then.
-fn loads_through_root(entry: &TocEntry, table: &[u8]) -> bool {
+pub(crate) fn loads_through_root(entry: &TocEntry, table: &[u8]) -> bool {
     if entry.definition.as_deref().is_some_and(|text| text.starts_with(b"-- load via partition root ")) {
         return true;
     }

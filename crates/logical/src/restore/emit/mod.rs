@@ -10,7 +10,7 @@ mod large_objects;
 mod older;
 mod split;
 
-pub(crate) use data::TableOutcome;
+pub(crate) use data::{TableOutcome, loads_through_root};
 
 use std::io::Write;
 
