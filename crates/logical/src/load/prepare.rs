@@ -17,7 +17,7 @@ use super::source::LoadSource;
 use super::statements::create_database;
 use super::target::{TargetFacts, refuse_unless_empty};
 use crate::quote;
-use crate::restore::{Archive, Contents, Source, clock};
+use crate::restore::{Archive, Contents, Pieces, Source, clock};
 
 /// How many names a message lists.
 const SHOWN: usize = 10;
@@ -26,6 +26,7 @@ const SHOWN: usize = 10;
 pub(super) struct Prepared {
     pub(super) contents: Contents,
     pub(super) source: Source,
+    pub(super) pieces: Pieces,
     pub(super) plan: LoadPlan,
     pub(super) key: Key,
     /// How the database is made, and under which name at first.
@@ -87,12 +88,17 @@ pub(super) fn prepare(
         roles::map(entry, &roles, standard_strings);
     }
     let sizes = data.sizes(&contents);
+    let pieces = data.pieces(&contents).unwrap_or_else(|error| {
+        warnings.push(format!("the archive's index of pieces is not used: {}", error.message), None);
+        Pieces::default()
+    });
     let basis = Basis {
         contents: &contents,
         belongings: &belongings,
         request,
         facts,
         sizes: &sizes,
+        pieces: &pieces,
         owns_database: !facts.exists || created_before,
         created: clock::stamp(&contents.header.created),
     };
@@ -117,7 +123,7 @@ pub(super) fn prepare(
             None,
         );
     }
-    Ok(Prepared { contents, source: data, plan, key, create, warnings: warnings.texts })
+    Ok(Prepared { contents, source: data, pieces, plan, key, create, warnings: warnings.texts })
 }
 
 /// Tells archives apart, and their dumps: by their table of contents.

@@ -18,6 +18,7 @@ mod emit;
 mod list;
 mod options;
 mod parallel;
+mod rows_in_pieces;
 mod run;
 mod schedule;
 mod select;
@@ -34,7 +35,7 @@ pub use source::{Archive, Input, LiveData};
 pub(crate) use emit::{Emitter, Job, Target, loads_through_root};
 pub(crate) use select::{Pass, Wanted, select};
 pub(crate) use server::Server;
-pub(crate) use source::{Piece, Source};
+pub(crate) use source::{Piece, Pieces, Source};
 
 /// Is told what happens. Texts are stock's, without the program's name.
 pub trait Reporter: Sync {
