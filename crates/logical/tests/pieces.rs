@@ -335,3 +335,63 @@ fn stock_reads_an_index_over_as_something_that_it_does_not_know() {
     assert!(script.status.success());
     assert_eq!(script.stdout.windows(6).filter(|bytes| bytes == b"COPY p").count(), 1);
 }
+
+fn verify(path: &Path) -> restore::ArchiveVerification {
+    let mut archive = Archive::open(Input::Path(path.to_owned()), None).unwrap();
+    restore::verify_archive(&mut archive, &mut |_| Ok(())).unwrap()
+}
+
+#[test]
+fn an_archive_is_compared_with_its_index() {
+    let cluster = cluster(18);
+    cluster.sql_db(
+        "shop",
+        "SELECT lo_from_bytea(0, convert_to(repeat(i::text, i * 50), 'UTF8')) FROM generate_series(1, 150) i; \
+         SELECT lo_create(0)",
+    );
+    let rows = 6000 + 100_000 + 12 + 1;
+    let scratch = Scratch::new();
+    let inserts = RowFormat::Inserts { rows_per_command: 10, name_columns: false, skip_conflicts: false };
+    for (number, (format, compression, rows_as)) in [
+        (ArchiveFormat::Custom, Compression::None, RowFormat::Copy),
+        (ArchiveFormat::Custom, Compression::Gzip, RowFormat::CopyBinary),
+        (ArchiveFormat::Directory, Compression::Zstd, RowFormat::Copy),
+        (ArchiveFormat::Directory, Compression::Lz4, inserts),
+        (ArchiveFormat::Tar, Compression::None, RowFormat::Copy),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = scratch.path().join(number.to_string());
+        write(&cluster, 2, rows_as, &options(format, compression), &path);
+        let found = verify(&path);
+        assert_eq!(found.damage, []);
+        let counts = (found.tables, found.large_objects, found.entries, found.indexed);
+        assert_eq!(counts, (4, 151, 5, 5), "{format:?} {compression:?}");
+        assert_eq!(found.rows, rows, "{format:?} {compression:?} {rows_as:?}");
+        assert!(found.indexed > 4);
+        // Bytes that were changed are found wherever they are, but for those of the table of contents.
+        let file = if format == ArchiveFormat::Directory { largest_file(&path) } else { path.clone() };
+        let whole = std::fs::read(&file).unwrap();
+        for part in [3, 5, 7] {
+            let mut bytes = whole.clone();
+            let at = bytes.len() / 10 * part;
+            bytes[at] ^= 1;
+            std::fs::write(&file, &bytes).unwrap();
+            let found = verify(&path);
+            assert_eq!(found.damage.len(), 1, "{format:?} at {at}: {found:?}");
+        }
+        std::fs::write(&file, &whole).unwrap();
+    }
+    // Stock's have no index.
+    let path = scratch.path().join("stock");
+    let connection = cluster.conninfo_db("shop");
+    output("stock", stock("pg_dump", &["-Fc", "-d", &connection, "-f", text(&path)]));
+    let found = verify(&path);
+    assert_eq!((found.damage.len(), found.rows, found.indexed, found.large_objects), (0, rows, 0, 151));
+}
+
+fn largest_file(directory: &Path) -> PathBuf {
+    let files = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
+    files.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap()
+}

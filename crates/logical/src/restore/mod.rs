@@ -13,7 +13,6 @@
 
 pub(crate) mod clock;
 mod contents;
-mod count;
 mod emit;
 mod list;
 mod options;
@@ -24,13 +23,14 @@ mod schedule;
 mod select;
 mod server;
 mod source;
+mod verify;
 
 pub use contents::Contents;
-pub use count::count_data;
 pub use list::{print_list, use_list};
 pub use options::{NameList, RestoreOptions, Selection};
 pub use run::{restore, write_script};
 pub use source::{Archive, Input, LiveData};
+pub use verify::{ArchiveVerification, count_data, verify_archive};
 
 pub(crate) use emit::{Emitter, Job, Target, loads_through_root};
 pub(crate) use select::{Pass, Wanted, select};

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use pgkeep_format::archive::{
-    ArchiveDecoder, ArchiveFormat, Compression, DataLocation, DataPiece, INDEX_FILE, IndexedEntry,
+    ArchiveDecoder, ArchiveFormat, Compression, DataKind, DataLocation, DataPiece, INDEX_FILE, IndexedEntry,
     PieceIndex, TocEntry, directory as names,
 };
 
@@ -140,6 +140,10 @@ impl Directory {
     /// Whether the index says of an entry what can be.
     pub(super) fn fits(&self, entry: &TocEntry, indexed: &IndexedEntry, compression: Compression) -> bool {
         let DataLocation::File(name) = &entry.data else { return false };
+        if indexed.kind == DataKind::LargeObjects {
+            // Each is a file of its own, whose place the index does not say.
+            return true;
+        }
         let found = names::is_plain_file_name(name).then(|| self.find(name).ok()).flatten();
         let is_file_of = |(file, found): (File, Compression)| {
             found == compression

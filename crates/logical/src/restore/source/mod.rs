@@ -29,6 +29,7 @@ use custom::Custom;
 use directory::Directory;
 pub use live::LiveData;
 pub(crate) use pieces::Pieces;
+pub(super) use pieces::differs;
 use tar::Tar;
 
 /// Where an archive comes from.

@@ -141,7 +141,7 @@ impl Source {
 }
 
 /// Data that is not what the index says.
-pub(super) fn differs(place: &str) -> LogicalError {
+pub(in crate::restore) fn differs(place: &str) -> LogicalError {
     LogicalError::new(format!("the data is not what the archive's index says ({place})"))
         .hint("the archive is damaged: use another copy of it, or leave this entry out with -L")
 }

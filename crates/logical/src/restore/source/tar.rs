@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use pgkeep_format::archive::{
-    ArchiveDecoder, ArchiveFormat, Compression, DataLocation, DataPiece, INDEX_FILE, IndexedEntry,
+    ArchiveDecoder, ArchiveFormat, Compression, DataKind, DataLocation, DataPiece, INDEX_FILE, IndexedEntry,
     PieceIndex, TocEntry, directory as names,
 };
 use pgkeep_format::tar::{BLOCK, TarEntryKind, TarEvent, TarReader, padding_of};
@@ -108,6 +108,10 @@ impl Tar {
     /// Whether the index says of an entry what can be.
     pub(super) fn fits(&mut self, entry: &TocEntry, indexed: &IndexedEntry) -> Result<bool> {
         let DataLocation::File(name) = &entry.data else { return Ok(false) };
+        if indexed.kind == DataKind::LargeObjects {
+            // Each is a member of its own, whose place the index does not say.
+            return Ok(true);
+        }
         let member = self.member(name)?;
         let is_member_of = |member: Member| {
             member.size == indexed.end() && indexed.pieces.first().is_none_or(|piece| piece.offset == 0)
