@@ -207,6 +207,21 @@ fn second_part(mut leader: Leader<'_, '_>, info: &ConnInfo, sources: Vec<Source>
     })
 }
 
+/// What a worker has been given.
+#[derive(Debug, Clone, Copy, Default)]
+struct Hand {
+    orders: u32,
+    /// All of it is small.
+    is_small: bool,
+}
+
+impl Hand {
+    fn take(&mut self, is_small: bool) {
+        self.is_small = is_small && (self.orders == 0 || self.is_small);
+        self.orders += 1;
+    }
+}
+
 /// Who hands out the work.
 struct Leader<'a, 'b> {
     job: Job<'a>,
@@ -222,18 +237,16 @@ struct Leader<'a, 'b> {
 
 impl Leader<'_, '_> {
     fn lead(&mut self, orders: &[mpsc::Sender<Order>], reports: &mpsc::Receiver<Report>) -> Result<()> {
-        let mut idle: Vec<usize> = (0..orders.len()).collect();
+        let mut hands: Vec<Hand> = orders.iter().map(|_| Hand::default()).collect();
         loop {
-            while let Some(worker) = idle.last().copied() {
-                let Some(order) = self.next() else { break };
-                if orders[worker].send(order).is_ok() {
-                    idle.pop();
-                } else {
-                    // It failed, and its report is on the way.
+            while let Some((worker, order)) = self.assign(&hands) {
+                // When it failed its report is on the way.
+                if orders[worker].send(order).is_err() {
                     break;
                 }
+                hands[worker].take(order.turn.is_none() && self.schedule.is_small(order.index));
             }
-            if idle.len() == orders.len() {
+            if hands.iter().all(|hand| hand.orders == 0) {
                 return Ok(());
             }
             match reports.recv() {
@@ -241,9 +254,23 @@ impl Leader<'_, '_> {
                 Ok(Report::Failed(error)) => return Err(error),
                 Ok(Report::Done { worker, order, outcome, errors }) => {
                     self.done(order, outcome, errors);
-                    idle.push(worker);
+                    hands[worker].orders -= 1;
                 }
                 Err(_) => return Err(LogicalError::new("worker process died unexpectedly")),
+            }
+        }
+    }
+
+    /// The next order and who gets it: somebody idle, or somebody at a small entry, who need not wait for us then.
+    fn assign(&mut self, hands: &[Hand]) -> Option<(usize, Order)> {
+        if let Some(worker) = hands.iter().position(|hand| hand.orders == 0) {
+            return Some((worker, self.next()?));
+        }
+        let worker = hands.iter().position(|hand| hand.orders == 1 && hand.is_small)?;
+        loop {
+            let index = self.schedule.next_small()?;
+            if let Some(order) = self.launch(index) {
+                return Some((worker, order));
             }
         }
     }
@@ -262,29 +289,35 @@ impl Leader<'_, '_> {
 
     /// The next entry.
     fn entry(&mut self) -> Option<Order> {
-        let job = self.job;
         while let Some(index) = self.schedule.next() {
-            let entry = &job.contents.entries[index];
-            let wanted = self.wanted[index];
-            if !wanted.is_restored() {
-                job.reporter.info(&format!("skipping item {} {} {}", entry.dump_id, entry.desc, entry.tag));
-                self.schedule.done(index);
-                continue;
+            let order = self.launch(index);
+            if order.is_some() {
+                return order;
             }
-            job.reporter.info(&format!("launching item {} {} {}", entry.dump_id, entry.desc, entry.tag));
-            let table = entry.dependencies.first().and_then(|table| job.contents.index_of(*table));
-            let truncate = entry.desc == "TABLE DATA" && table.is_some_and(|table| self.created[table]);
-            let name = quote::qualified(entry.namespace.as_deref(), &entry.tag);
-            let pieces = self.pieces.of_rows(entry).filter(|_| truncate && !loads_through_root(entry, &name));
-            if let Some(indexed) = pieces {
-                let mut rows = RowsInPieces::new(index, indexed.pieces.len());
-                let turn = rows.next();
-                self.in_pieces.push(rows);
-                return Some(Order { index, wanted, truncate: false, turn });
-            }
-            return Some(Order { index, wanted, truncate, turn: None });
         }
         None
+    }
+
+    /// The order for an entry; none when it is not wanted.
+    fn launch(&mut self, index: usize) -> Option<Order> {
+        let job = self.job;
+        let entry = &job.contents.entries[index];
+        let wanted = self.wanted[index];
+        if !wanted.is_restored() {
+            job.reporter.info(&format!("skipping item {} {} {}", entry.dump_id, entry.desc, entry.tag));
+            self.schedule.done(index);
+            return None;
+        }
+        job.reporter.info(&format!("launching item {} {} {}", entry.dump_id, entry.desc, entry.tag));
+        let table = entry.dependencies.first().and_then(|table| job.contents.index_of(*table));
+        let truncate = entry.desc == "TABLE DATA" && table.is_some_and(|table| self.created[table]);
+        let name = quote::qualified(entry.namespace.as_deref(), &entry.tag);
+        let pieces = self.pieces.of_rows(entry).filter(|_| truncate && !loads_through_root(entry, &name));
+        let Some(indexed) = pieces else { return Some(Order { index, wanted, truncate, turn: None }) };
+        let mut rows = RowsInPieces::new(index, indexed.pieces.len());
+        let turn = rows.next();
+        self.in_pieces.push(rows);
+        Some(Order { index, wanted, truncate: false, turn })
     }
 
     fn done(&mut self, order: Order, outcome: TableOutcome, errors: u64) {
