@@ -285,7 +285,6 @@ fn loads_in_pieces(major: u32) {
         write(&cluster, 1, RowFormat::Copy, &options(format, compression), &path);
         let source = LoadSource::path(path);
         let database = format!("copy{number}");
-        new_database(&cluster, &database, true);
         let impatient = Impatient { left: AtomicUsize::new(8) };
         let error = load(&source, &request(&cluster, &database, first, false), &impatient).unwrap_err();
         assert_eq!(error.kind, LoadErrorKind::Interrupted, "{error:?}");

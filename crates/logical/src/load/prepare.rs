@@ -14,7 +14,7 @@ use super::request::LoadRequest;
 use super::roles::{self, RoleMap};
 use super::select::{Belongings, Chosen, choose, is_data, is_relation, label};
 use super::source::LoadSource;
-use super::statements::create_database;
+use super::statements::{create_database, session_settings};
 use super::target::{TargetFacts, refuse_unless_empty};
 use crate::quote;
 use crate::restore::{Archive, Contents, Pieces, Source, clock};
@@ -28,6 +28,8 @@ pub(super) struct Prepared {
     pub(super) source: Source,
     pub(super) pieces: Pieces,
     pub(super) plan: LoadPlan,
+    /// What sessions set, since the database will have it.
+    pub(super) settings: Vec<Vec<u8>>,
     pub(super) key: Key,
     /// How the database is made, and under which name at first.
     pub(super) create: Option<(String, String)>,
@@ -103,6 +105,11 @@ pub(super) fn prepare(
         created: clock::stamp(&contents.header.created),
     };
     let plan = build(&basis, &chosen);
+    let properties = contents.entries.iter().filter(|entry| entry.desc == "DATABASE PROPERTIES");
+    let settings = properties
+        .filter(|_| basis.owns_database && !request.selection.is_partial())
+        .flat_map(|entry| session_settings(entry.definition.as_deref().unwrap_or_default(), standard_strings))
+        .collect();
     check_roles(&plan, &contents, request, facts)?;
     check_tablespaces(&plan, &contents, request, facts)?;
     check_objects(&plan, &contents, &chosen, request, facts)?;
@@ -123,7 +130,7 @@ pub(super) fn prepare(
             None,
         );
     }
-    Ok(Prepared { contents, source: data, pieces, plan, key, create, warnings: warnings.texts })
+    Ok(Prepared { contents, source: data, pieces, plan, settings, key, create, warnings: warnings.texts })
 }
 
 /// Tells archives apart, and their dumps: by their table of contents.

@@ -92,7 +92,7 @@ pub fn load(
         None if facts.journal.is_none() => target::begin_journal(info, &prepared.key)?,
         None => {}
     }
-    let Prepared { contents, source: data, pieces, plan, warnings, .. } = prepared;
+    let Prepared { contents, source: data, pieces, plan, settings, warnings, .. } = prepared;
     let mut options = RestoreOptions {
         no_owner: request.no_owner,
         no_tablespaces: request.no_tablespaces,
@@ -107,6 +107,7 @@ pub fn load(
         pieces: &pieces,
         options: &options,
         info,
+        settings: &settings,
         observer,
         maintenance_work_mem: plan.maintenance_work_mem,
         disable_triggers: request.disable_triggers,

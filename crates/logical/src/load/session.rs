@@ -26,6 +26,7 @@ pub(super) struct Shared<'a> {
     pub(super) pieces: &'a Pieces,
     pub(super) options: &'a RestoreOptions,
     pub(super) info: &'a ConnInfo,
+    pub(super) settings: &'a [Vec<u8>],
     pub(super) observer: &'a dyn LoadObserver,
     pub(super) maintenance_work_mem: Option<u64>,
     /// No trigger looks at rows.
@@ -112,7 +113,18 @@ impl<'a> Session<'a> {
                 .hint("look at the server; fewer `--jobs` take fewer sessions. An interrupted load goes on with `--resume`")
         };
         let job = Job { contents: shared.contents, options: shared.options, reporter: listener };
-        let server = Server::connect(shared.info, true, listener).map_err(|error| failed(&error))?;
+        let mut server = Server::connect(shared.info, true, listener).map_err(|error| failed(&error))?;
+        for setting in shared.settings {
+            // The database gets it in the end, and a refusal is told again then.
+            if let Err(error) = server.connection().execute(setting.as_slice()) {
+                let text = format!(
+                    "the server refused `{}`: {}",
+                    String::from_utf8_lossy(setting),
+                    wire_text(&error, None).trim_end()
+                );
+                listener.warning(&text);
+            }
+        }
         let mut emitter = Emitter::new(job, Target::Server(Box::new(server)), 0);
         emitter.fixed_state().map_err(|error| failed(&error))?;
         let mut session = Session { emitter, source, shared, listener };
