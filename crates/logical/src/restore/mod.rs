@@ -29,7 +29,7 @@ pub use count::count_data;
 pub use list::{print_list, use_list};
 pub use options::{NameList, RestoreOptions, Selection};
 pub use run::{restore, write_script};
-pub use source::{Archive, Input, LiveData};
+pub use source::{Archive, Input, LiveData, ReadSeek};
 
 pub(crate) use emit::{Emitter, Job, Target, loads_through_root};
 pub(crate) use select::{Pass, Wanted, select};

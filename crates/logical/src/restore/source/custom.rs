@@ -9,7 +9,7 @@ use pgkeep_format::archive::{
     TocEntry,
 };
 
-use super::{Piece, Sink, data_error, pass};
+use super::{Piece, ReadSeek, Sink, data_error, pass};
 use crate::compress::{Framing, buffered_reader};
 use crate::error::{LogicalError, Result};
 use crate::restore::contents::Contents;
@@ -28,6 +28,8 @@ pub(crate) struct Custom {
 
 enum Bytes {
     File(BufReader<File>),
+    /// What can be read at any place and is no file.
+    Seekable(BufReader<Box<dyn ReadSeek + Send>>),
     Stream(Box<dyn Read + Send>),
 }
 
@@ -41,6 +43,7 @@ impl Read for Bytes {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Bytes::File(file) => file.read(buffer),
+            Bytes::Seekable(reader) => reader.read(buffer),
             Bytes::Stream(stream) => stream.read(buffer),
         }
     }
@@ -56,6 +59,10 @@ impl Custom {
 
     pub(super) fn open_stream(stream: Box<dyn Read + Send>) -> Result<(Contents, Custom)> {
         Custom::open(Bytes::Stream(Box::new(BufReader::with_capacity(BUFFER, stream))), false)
+    }
+
+    pub(super) fn open_seekable(reader: Box<dyn ReadSeek + Send>) -> Result<(Contents, Custom)> {
+        Custom::open(Bytes::Seekable(BufReader::with_capacity(BUFFER, reader)), true)
     }
 
     fn open(bytes: Bytes, seekable: bool) -> Result<(Contents, Custom)> {
@@ -169,6 +176,7 @@ impl Custom {
                 (Bytes::File(file), Ok(length)) if self.seekable => {
                     file.seek_relative(length).map(|()| wanted)
                 }
+                (Bytes::Seekable(reader), Ok(length)) => reader.seek_relative(length).map(|()| wanted),
                 (bytes, _) => io::copy(&mut bytes.take(wanted), &mut io::sink()),
             }
             .map_err(|source| ArchiveError::Read { position, source })?;
@@ -181,10 +189,12 @@ impl Custom {
     }
 
     fn seek(&mut self, offset: u64) -> Result<()> {
-        if let Bytes::File(file) = self.decoder.get_mut() {
-            file.seek(SeekFrom::Start(offset))
-                .map_err(|source| ArchiveError::Read { position: offset, source })?;
+        match self.decoder.get_mut() {
+            Bytes::File(file) => file.seek(SeekFrom::Start(offset)).map(drop),
+            Bytes::Seekable(reader) => reader.seek(SeekFrom::Start(offset)).map(drop),
+            Bytes::Stream(_) => Ok(()),
         }
+        .map_err(|source| ArchiveError::Read { position: offset, source })?;
         self.decoder.set_position(offset);
         Ok(())
     }
@@ -202,6 +212,7 @@ impl Custom {
         }
         let end = match self.decoder.get_mut() {
             Bytes::File(file) => file.get_ref().metadata().map_or(0, |metadata| metadata.len()),
+            Bytes::Seekable(reader) => reader.seek(SeekFrom::End(0)).unwrap_or(0),
             Bytes::Stream(_) => 0,
         };
         if let Some((last, start)) = previous {
