@@ -20,6 +20,7 @@ use pgkeep_wire::{ConnInfo, Connection, SessionMode};
 
 pub(crate) use check::check_all;
 pub use check::{DumpDamage, DumpVerification, DumpVerifyReport, verify_dumps};
+pub(crate) use export::choose_part;
 pub use export::{DumpExportReport, DumpExportRequest, export};
 pub use pgkeep_format::archive::{ArchiveFormat, Compression as ArchiveCompression};
 pub use request::{

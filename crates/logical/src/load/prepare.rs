@@ -76,7 +76,12 @@ pub(super) fn prepare(
         return Err(LoadError::new(LoadErrorKind::NotFound, "nothing of the archive is chosen")
             .hint("`pgkeep pg_restore --list FILE` shows what the archive holds"));
     }
-    let key = Key { archive, options: request.signature(), created_database: !facts.exists };
+    let mut options = request.signature();
+    if facts.in_set {
+        // A load of this database alone would end the journal that the set looks at.
+        options = format!("--all {options}").trim_end().to_owned();
+    }
+    let key = Key { archive, options, created_database: !facts.exists };
     check_destination(request, facts, &key)?;
     let created_before = facts.journal.as_ref().is_some_and(|journal| journal.key.created_database);
     let create =
@@ -93,7 +98,7 @@ pub(super) fn prepare(
         request,
         facts,
         sizes: &sizes,
-        owns_database: !facts.exists || created_before,
+        owns_database: !facts.exists || created_before || facts.in_set,
         created: clock::stamp(&contents.header.created),
     };
     let plan = build(&basis, &chosen);
