@@ -64,7 +64,9 @@ impl Part {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).reopen();
         let mut script = Vec::new();
         if let Err(error) = reader.read_to_end(&mut script) {
-            return Err(reader.take_failure().map_or_else(|| damaged(&error.to_string()), Error::from));
+            let what = "the script of roles and tablespaces cannot be read";
+            let said = reader.take_failure().map_or_else(|| error.to_string(), |said| said.to_string());
+            return Err(damaged(what).cause(said));
         }
         let mut hasher = self.dump.hasher();
         hasher.update(&script);

@@ -195,15 +195,6 @@ fn is_finished(states: &[MemberState]) -> bool {
     matches!(states.last(), Some(MemberState::Begun { set_finished: true, .. }))
 }
 
-/// The request for one database.
-fn request_for(member: &Member, state: &MemberState, how: &LoadRequest) -> LoadRequest {
-    LoadRequest {
-        target: member.target.clone(),
-        resume: matches!(state, MemberState::Begun { .. }),
-        ..how.clone()
-    }
-}
-
 fn dry_run(
     members: &[Member],
     states: &[MemberState],
@@ -216,10 +207,7 @@ fn dry_run(
         let (state, load) = if has_been_forgotten(state, states) {
             (StateOfDatabase::LoadedBefore, None)
         } else {
-            (
-                StateOfDatabase::Planned,
-                Some(member.load(&request_for(member, state, how), assumed, observer)?),
-            )
+            (StateOfDatabase::Planned, Some(member.load(how, assumed, observer)?))
         };
         databases.push(DatabaseOfSet { name: member.name.clone(), state, load });
     }
@@ -246,7 +234,7 @@ fn databases(
         } else if has_been_forgotten(state, states) {
             (StateOfDatabase::LoadedBefore, None)
         } else {
-            let load = member.load(&request_for(member, state, how), assumed, observer)?;
+            let load = member.load(how, assumed, observer)?;
             (state_after(&load), Some(load))
         };
         goes_on &= state != StateOfDatabase::Incomplete || how.continue_on_error;
@@ -269,11 +257,12 @@ fn state_after(load: &LoadReport) -> StateOfDatabase {
 impl Member {
     fn load(
         &self,
-        request: &LoadRequest,
+        how: &LoadRequest,
         assumed: &SetMember,
         observer: &dyn LoadObserver,
     ) -> Result<LoadReport> {
-        load_member(&self.part.source(), request, assumed, observer)
+        let request = LoadRequest { target: self.target.clone(), ..how.clone() };
+        load_member(&self.part.source(), &request, assumed, observer)
             .map_err(|error| self.failed(self.part.failure(error)))
     }
 

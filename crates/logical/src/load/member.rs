@@ -24,16 +24,22 @@ use super::run::load_as;
 use super::source::LoadSource;
 use super::target::{self, TargetFacts};
 
-/// What a dry run takes for granted: the script of roles and tablespaces will have run.
+/// What is known of the set.
 #[derive(Debug, Clone, Default)]
 pub struct SetMember {
-    /// Roles that there will be.
+    /// Roles that there will be: a dry run takes for granted that the script has made them.
     pub roles: BTreeSet<Vec<u8>>,
-    /// Tablespaces that there will be.
+    /// Tablespaces that there will be, as well.
     pub tablespaces: BTreeSet<Vec<u8>>,
 }
 
 impl SetMember {
+    /// Whether a database is begun or gone on with is decided when nobody else loads it any more: what a killed run was
+    /// doing may come to its end on the server after the set has looked.
+    pub(super) fn request(&self, request: &LoadRequest, facts: &TargetFacts) -> LoadRequest {
+        LoadRequest { resume: request.resume && facts.journal.is_some(), ..request.clone() }
+    }
+
     pub(super) fn add_to(&self, facts: &mut TargetFacts, dry_run: bool) {
         facts.in_set = true;
         if dry_run {

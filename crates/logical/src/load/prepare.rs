@@ -14,7 +14,7 @@ use super::request::LoadRequest;
 use super::roles::{self, RoleMap};
 use super::select::{Belongings, Chosen, choose, is_data, is_relation, label};
 use super::source::LoadSource;
-use super::statements::create_database;
+use super::statements::{create_database, tablespace_of_database};
 use super::target::{TargetFacts, refuse_unless_empty};
 use crate::quote;
 use crate::restore::{Archive, Contents, Source, clock};
@@ -221,6 +221,16 @@ fn creation(
     let definition = entry.and_then(|entry| {
         create_database(entry.definition.as_deref()?, made_as.as_bytes(), contents.standard_strings)
     });
+    let definition = match definition {
+        Some(sql) => match tablespace_of_database(&sql, contents.standard_strings) {
+            Some((_, without)) if request.no_tablespaces => Some(without),
+            Some((name, _)) if !facts.tablespaces.contains(&name) => {
+                return Err(lacks_tablespaces(&[format!("`{}`", String::from_utf8_lossy(&name))]));
+            }
+            _ => Some(sql),
+        },
+        None => None,
+    };
     let sql = match definition {
         Some(sql) => String::from_utf8(sql).ok(),
         None => {
@@ -383,11 +393,12 @@ fn check_tablespaces(
         return Ok(());
     }
     let missing: Vec<String> = missing.into_iter().collect();
-    Err(LoadError::new(
-        LoadErrorKind::NotFound,
-        format!("the server lacks tablespaces: {}", listed(&missing)),
-    )
-    .hint("create them, or use `--no-tablespaces`"))
+    Err(lacks_tablespaces(&missing))
+}
+
+fn lacks_tablespaces(names: &[String]) -> LoadError {
+    LoadError::new(LoadErrorKind::NotFound, format!("the server lacks tablespaces: {}", listed(names)))
+        .hint("create them, or use `--no-tablespaces`")
 }
 
 /// Nothing that is there is replaced, and rows go only into tables that are there.

@@ -81,9 +81,15 @@ pub(super) fn load_as(
     // Facts that another load changes meanwhile would be none.
     let mut guard = if request.dry_run { None } else { lock(request)? };
     let mut facts = target::facts(info)?;
-    if let Some(member) = member {
-        member.add_to(&mut facts, request.dry_run);
-    }
+    let of_member;
+    let request = match member {
+        Some(member) => {
+            member.add_to(&mut facts, request.dry_run);
+            of_member = member.request(request, &facts);
+            &of_member
+        }
+        None => request,
+    };
     let prepared = prepare(source, request, &facts, observer)?;
     observer.event(&LoadEvent::Planned(&prepared.plan));
     if request.dry_run {
