@@ -469,7 +469,7 @@ fn a_connection_that_breaks_is_an_error_and_nothing_is_listed() {
             while !over.load(Ordering::SeqCst) {
                 cluster.sql(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                     WHERE datname = 'app' AND query LIKE 'COPY%public.long%'",
+                     WHERE datname = 'app' AND query LIKE 'COPY %public.long%'",
                 );
                 std::thread::sleep(Duration::from_millis(10));
             }

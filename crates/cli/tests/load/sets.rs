@@ -99,8 +99,10 @@ impl Set {
         drop(self.scratch.create_dir("fast", 0o700));
     }
 
+    /// Without autovacuum: between two runs it frees the room of the rows of an interrupted one, and the next run's rows
+    /// come in another order.
     fn target(&self) -> Cluster {
-        Cluster::builder(self.major).start()
+        Cluster::builder(self.major).conf("autovacuum", "off").start()
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -196,8 +198,7 @@ fn a_whole_cluster_is_loaded_and_is_what_it_was() {
 
 fn killed_at_any_time(major: u32, step: Duration) {
     let set = Set::new(major);
-    // A vacuum between two runs frees the room of the rows of a killed one, and the next run's rows come in another order.
-    let target = Cluster::builder(major).conf("autovacuum", "off").start();
+    let target = set.target();
     let mut killed = 0;
     for attempt in 1..200_u32 {
         let options: &[&str] =

@@ -105,7 +105,8 @@ impl Read for Told {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.reader.read(buffer).inspect_err(|_| {
             if let Some(failure) = self.reader.take_failure() {
-                self.storage.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+                // The latest one: an archive is read without its index when that is damaged.
+                *self.storage.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
             }
         })
     }

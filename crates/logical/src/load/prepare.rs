@@ -14,10 +14,10 @@ use super::request::LoadRequest;
 use super::roles::{self, RoleMap};
 use super::select::{Belongings, Chosen, choose, is_data, is_relation, label};
 use super::source::LoadSource;
-use super::statements::{create_database, tablespace_of_database};
+use super::statements::{create_database, session_settings, tablespace_of_database};
 use super::target::{TargetFacts, refuse_unless_empty};
 use crate::quote;
-use crate::restore::{Archive, Contents, Source, clock};
+use crate::restore::{Archive, Contents, Pieces, Source, clock};
 
 /// How many names a message lists.
 const SHOWN: usize = 10;
@@ -26,7 +26,10 @@ const SHOWN: usize = 10;
 pub(super) struct Prepared {
     pub(super) contents: Contents,
     pub(super) source: Source,
+    pub(super) pieces: Pieces,
     pub(super) plan: LoadPlan,
+    /// What sessions set, since the database will have it.
+    pub(super) settings: Vec<Vec<u8>>,
     pub(super) key: Key,
     /// How the database is made, and under which name at first.
     pub(super) create: Option<(String, String)>,
@@ -92,6 +95,10 @@ pub(super) fn prepare(
         roles::map(entry, &roles, standard_strings);
     }
     let sizes = data.sizes(&contents);
+    let pieces = data.pieces(&contents).unwrap_or_else(|error| {
+        warnings.push(format!("the archive's index of pieces is not used: {}", error.message), None);
+        Pieces::default()
+    });
     let basis = Basis {
         contents: &contents,
         belongings: &belongings,
@@ -99,9 +106,15 @@ pub(super) fn prepare(
         facts,
         sizes: &sizes,
         owns_database: !facts.exists || created_before || facts.in_set,
+        pieces: &pieces,
         created: clock::stamp(&contents.header.created),
     };
     let plan = build(&basis, &chosen);
+    let properties = contents.entries.iter().filter(|entry| entry.desc == "DATABASE PROPERTIES");
+    let settings = properties
+        .filter(|_| basis.owns_database && !request.selection.is_partial())
+        .flat_map(|entry| session_settings(entry.definition.as_deref().unwrap_or_default(), standard_strings))
+        .collect();
     check_roles(&plan, &contents, request, facts)?;
     check_tablespaces(&plan, &contents, request, facts)?;
     check_objects(&plan, &contents, &chosen, request, facts)?;
@@ -122,7 +135,7 @@ pub(super) fn prepare(
             None,
         );
     }
-    Ok(Prepared { contents, source: data, plan, key, create, warnings: warnings.texts })
+    Ok(Prepared { contents, source: data, pieces, plan, settings, key, create, warnings: warnings.texts })
 }
 
 /// Tells archives apart, and their dumps: by their table of contents.

@@ -39,9 +39,18 @@ impl Progress {
 
     pub(super) fn done(&mut self, shared: Shared<'_>, step: &Step, bytes: u64, seconds: f64) {
         self.outcome.steps_done += 1;
-        if step.rows.is_some() {
-            let table = step.label.strip_prefix("TABLE DATA ").unwrap_or(&step.label).to_owned();
-            self.outcome.tables.push(LoadedTable { table, bytes, seconds });
+        if let Some(rows) = step.rows {
+            let table = step.label.strip_prefix("TABLE DATA ").unwrap_or(&step.label);
+            let before = self.outcome.tables.iter_mut().rev();
+            match before.filter(|_| rows.piece.is_some()).find(|loaded| loaded.table == table) {
+                Some(loaded) => {
+                    loaded.bytes += bytes;
+                    loaded.seconds += seconds;
+                }
+                None => {
+                    self.outcome.tables.push(LoadedTable { table: table.to_owned(), bytes, seconds });
+                }
+            }
         }
         shared.observer.event(&LoadEvent::Done { step: &step.label, stored_bytes: step.stored });
     }
@@ -106,7 +115,7 @@ pub(super) fn load_as(
         None if facts.journal.is_none() => target::begin_journal(info, &prepared.key)?,
         None => {}
     }
-    let Prepared { contents, source: data, plan, warnings, .. } = prepared;
+    let Prepared { contents, source: data, pieces, plan, settings, warnings, .. } = prepared;
     let mut options = RestoreOptions {
         no_owner: request.no_owner,
         no_tablespaces: request.no_tablespaces,
@@ -118,8 +127,10 @@ pub(super) fn load_as(
     options.selection.schema = !request.selection.data_only;
     let shared = Shared {
         contents: &contents,
+        pieces: &pieces,
         options: &options,
         info,
+        settings: &settings,
         observer,
         maintenance_work_mem: plan.maintenance_work_mem,
         disable_triggers: request.disable_triggers,

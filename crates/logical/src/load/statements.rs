@@ -7,6 +7,36 @@ use pgkeep_format::archive::TocEntry;
 use super::lexer::{Kind, QualifiedName, Sql};
 use crate::quote;
 
+/// Settings of a database that sessions which load it must not have: they say who the session is and what it may do.
+const NOT_FOR_LOADS: [&str; 8] = [
+    "client_encoding",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "role",
+    "search_path",
+    "session_authorization",
+    "session_replication_role",
+];
+
+/// The settings that a database has, as commands for a session: `SET …;`. Rows and definitions may depend on them, as money
+/// does on `lc_monetary`, long before the database itself gets them.
+pub(super) fn session_settings(definition: &[u8], standard_strings: bool) -> Vec<Vec<u8>> {
+    let sql = Sql::new(definition, standard_strings);
+    let mut settings = Vec::new();
+    let mut begin = 0;
+    for end in (0..sql.tokens.len()).filter(|index| sql.symbol(*index, b';')) {
+        let at = std::mem::replace(&mut begin, end + 1);
+        if sql.are(at, &["alter", "database"]) && sql.is(at + 3, "set") {
+            let name = sql.name(at + 4).unwrap_or_default().to_ascii_lowercase();
+            if !NOT_FOR_LOADS.iter().any(|other| other.as_bytes() == name) {
+                settings.extend(definition.get(sql.begin(at + 3)..sql.end(end)).map(<[u8]>::to_vec));
+            }
+        }
+    }
+    settings
+}
+
 /// A key as an index, and the constraint made of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct KeyInSteps {
@@ -197,6 +227,20 @@ pub(super) fn about_database(definition: &[u8], old: &[u8], new: &[u8], standard
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_a_database_are_taken_over_by_sessions_but_for_what_they_are() {
+        let definition = b"ALTER DATABASE \"a; b\" IS_TEMPLATE = true;\n\
+            ALTER DATABASE \"a; b\" SET \"test.allowed\" TO 'yes; no';\n\
+            ALTER DATABASE \"a; b\" SET search_path TO 'x', 'y';\n\
+            ALTER DATABASE \"a; b\" SET \"Default_Transaction_Read_Only\" TO 'on';\n\
+            ALTER ROLE r IN DATABASE \"a; b\" SET work_mem TO '1GB';\n\
+            ALTER DATABASE \"a; b\" SET \"DateStyle\" TO 'iso', 'dmy';\n";
+        let settings = session_settings(definition, true);
+        let expected: [&[u8]; 2] =
+            [b"SET \"test.allowed\" TO 'yes; no';", b"SET \"DateStyle\" TO 'iso', 'dmy';"];
+        assert_eq!(settings, expected);
+    }
 
     fn text(bytes: &[u8]) -> &str {
         std::str::from_utf8(bytes).unwrap()

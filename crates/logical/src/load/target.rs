@@ -225,12 +225,15 @@ pub(super) fn create(info: &ConnInfo, create: &str, made_as: &str, key: &journal
 /// A run that was killed while it made the database left one that holds nothing but a journal.
 fn remove_left(info: &ConnInfo, server: &mut Connection, made_as: &str) -> LoadResult<()> {
     let left = server
-        .query(&format!("SELECT FROM pg_catalog.pg_database WHERE datname = {}", quote_literal(made_as)))
+        .query(&format!(
+            "SELECT datconnlimit = -2 AS half_dropped FROM pg_catalog.pg_database WHERE datname = {}",
+            quote_literal(made_as)
+        ))
         .map_err(|error| asked(&error))?;
-    if left.is_empty() {
-        return Ok(());
-    }
-    if !facts(&with_database(info, made_as)?)?.objects.is_empty() {
+    let Some(left) = left.first() else { return Ok(()) };
+    // A server that crashed while it dropped one lets nobody into it, but drops it again.
+    let is_half_dropped = left.boolean("half_dropped").map_err(|error| asked(&error))?;
+    if !is_half_dropped && !facts(&with_database(info, made_as)?)?.objects.is_empty() {
         return Err(LoadError::new(
             LoadErrorKind::Destination,
             format!("the database `{made_as}` is in the way"),

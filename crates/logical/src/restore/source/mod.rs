@@ -8,10 +8,13 @@
 //!   order of restoring is not that of the members.
 //!
 //! Bytes are handed on in pieces; nothing is held whole but the table of contents.
+//!
+//! Archives of pgkeep have an [index](pieces) by which a part of an entry's data can be read.
 
 mod custom;
 mod directory;
 mod live;
+mod pieces;
 mod tar;
 
 use std::fs::File;
@@ -25,6 +28,8 @@ use crate::error::{LogicalError, Result, system_text};
 use custom::Custom;
 use directory::Directory;
 pub use live::LiveData;
+pub(crate) use pieces::Pieces;
+pub(super) use pieces::differs;
 use tar::Tar;
 
 /// Where an archive comes from.
