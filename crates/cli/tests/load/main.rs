@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test can do nothing better")]
 
+mod sets;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};

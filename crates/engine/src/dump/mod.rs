@@ -22,6 +22,7 @@ use pgkeep_wire::{ConnInfo, Connection, SessionMode};
 pub(crate) use check::check_all;
 pub use check::{DumpDamage, DumpVerification, DumpVerifyReport, verify_dumps};
 pub use check_file::{ArchiveDamage, ArchiveReport, verify_file};
+pub(crate) use export::choose_part;
 pub use export::{DumpExportReport, DumpExportRequest, export};
 pub use pgkeep_format::archive::{ArchiveFormat, Compression as ArchiveCompression};
 pub use request::{

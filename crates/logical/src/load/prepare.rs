@@ -14,7 +14,7 @@ use super::request::LoadRequest;
 use super::roles::{self, RoleMap};
 use super::select::{Belongings, Chosen, choose, is_data, is_relation, label};
 use super::source::LoadSource;
-use super::statements::{create_database, session_settings};
+use super::statements::{create_database, session_settings, tablespace_of_database};
 use super::target::{TargetFacts, refuse_unless_empty};
 use crate::quote;
 use crate::restore::{Archive, Contents, Pieces, Source, clock};
@@ -79,7 +79,12 @@ pub(super) fn prepare(
         return Err(LoadError::new(LoadErrorKind::NotFound, "nothing of the archive is chosen")
             .hint("`pgkeep pg_restore --list FILE` shows what the archive holds"));
     }
-    let key = Key { archive, options: request.signature(), created_database: !facts.exists };
+    let mut options = request.signature();
+    if facts.in_set {
+        // A load of this database alone would end the journal that the set looks at.
+        options = format!("--all {options}").trim_end().to_owned();
+    }
+    let key = Key { archive, options, created_database: !facts.exists };
     check_destination(request, facts, &key)?;
     let created_before = facts.journal.as_ref().is_some_and(|journal| journal.key.created_database);
     let create =
@@ -100,8 +105,8 @@ pub(super) fn prepare(
         request,
         facts,
         sizes: &sizes,
+        owns_database: !facts.exists || created_before || facts.in_set,
         pieces: &pieces,
-        owns_database: !facts.exists || created_before,
         created: clock::stamp(&contents.header.created),
     };
     let plan = build(&basis, &chosen);
@@ -229,6 +234,16 @@ fn creation(
     let definition = entry.and_then(|entry| {
         create_database(entry.definition.as_deref()?, made_as.as_bytes(), contents.standard_strings)
     });
+    let definition = match definition {
+        Some(sql) => match tablespace_of_database(&sql, contents.standard_strings) {
+            Some((_, without)) if request.no_tablespaces => Some(without),
+            Some((name, _)) if !facts.tablespaces.contains(&name) => {
+                return Err(lacks_tablespaces(&[format!("`{}`", String::from_utf8_lossy(&name))]));
+            }
+            _ => Some(sql),
+        },
+        None => None,
+    };
     let sql = match definition {
         Some(sql) => String::from_utf8(sql).ok(),
         None => {
@@ -391,11 +406,12 @@ fn check_tablespaces(
         return Ok(());
     }
     let missing: Vec<String> = missing.into_iter().collect();
-    Err(LoadError::new(
-        LoadErrorKind::NotFound,
-        format!("the server lacks tablespaces: {}", listed(&missing)),
-    )
-    .hint("create them, or use `--no-tablespaces`"))
+    Err(lacks_tablespaces(&missing))
+}
+
+fn lacks_tablespaces(names: &[String]) -> LoadError {
+    LoadError::new(LoadErrorKind::NotFound, format!("the server lacks tablespaces: {}", listed(names)))
+        .hint("create them, or use `--no-tablespaces`")
 }
 
 /// Nothing that is there is replaced, and rows go only into tables that are there.

@@ -200,6 +200,16 @@ pub(super) fn create_database(definition: &[u8], name: &[u8], standard_strings: 
         .then(|| sql.edited(&[(2, quote::identifier(name))]))
 }
 
+/// The tablespace that a `CREATE DATABASE` names, and the command without it.
+pub(super) fn tablespace_of_database(sql: &[u8], standard_strings: bool) -> Option<(Vec<u8>, Vec<u8>)> {
+    let tokens = Sql::new(sql, standard_strings);
+    // Not the third word, which is the database.
+    let at =
+        (3..tokens.tokens.len()).find(|at| tokens.is(*at, "tablespace") && tokens.symbol(at + 1, b'='))?;
+    let name = tokens.name(at + 2)?.into_owned();
+    Some((name, tokens.edited(&[(at, Vec::new()), (at + 1, Vec::new()), (at + 2, Vec::new())])))
+}
+
 /// Commands about a database with its name replaced: it follows the word DATABASE.
 pub(super) fn about_database(definition: &[u8], old: &[u8], new: &[u8], standard_strings: bool) -> Vec<u8> {
     let sql = Sql::new(definition, standard_strings);
@@ -234,6 +244,19 @@ mod tests {
 
     fn text(bytes: &[u8]) -> &str {
         std::str::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn the_tablespace_of_a_database_is_found_and_left_out() {
+        let sql =
+            b"CREATE DATABASE \"tablespace\" WITH TEMPLATE = template0 TABLESPACE = \"My space\" OID = 5;\n";
+        let (name, without) = tablespace_of_database(sql, true).unwrap();
+        assert_eq!(text(&name), "My space");
+        assert_eq!(
+            text(&without).split_whitespace().collect::<Vec<_>>().join(" "),
+            "CREATE DATABASE \"tablespace\" WITH TEMPLATE = template0 OID = 5;"
+        );
+        assert_eq!(tablespace_of_database(b"CREATE DATABASE tablespace WITH TEMPLATE = a;", true), None);
     }
 
     #[test]

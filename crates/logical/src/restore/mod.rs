@@ -29,7 +29,7 @@ pub use contents::Contents;
 pub use list::{print_list, use_list};
 pub use options::{NameList, RestoreOptions, Selection};
 pub use run::{restore, write_script};
-pub use source::{Archive, Input, LiveData};
+pub use source::{Archive, Input, LiveData, ReadSeek};
 pub use verify::{ArchiveVerification, count_data, verify_archive};
 
 pub(crate) use emit::{Emitter, Job, Target, loads_through_root};

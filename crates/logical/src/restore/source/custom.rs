@@ -10,7 +10,7 @@ use pgkeep_format::archive::{
 };
 
 use super::pieces::{PieceChunks, are_joined};
-use super::{Piece, Sink, data_error, pass};
+use super::{Piece, ReadSeek, Sink, data_error, pass};
 use crate::compress::{Framing, buffered_reader, piece_reader};
 use crate::error::{LogicalError, Result};
 use crate::restore::contents::Contents;
@@ -29,6 +29,8 @@ pub(crate) struct Custom {
 
 enum Bytes {
     File(BufReader<File>),
+    /// What can be read at any place and is no file.
+    Seekable(BufReader<Box<dyn ReadSeek + Send>>),
     Stream(Box<dyn Read + Send>),
 }
 
@@ -42,6 +44,7 @@ impl Read for Bytes {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Bytes::File(file) => file.read(buffer),
+            Bytes::Seekable(reader) => reader.read(buffer),
             Bytes::Stream(stream) => stream.read(buffer),
         }
     }
@@ -59,6 +62,10 @@ impl Custom {
 
     pub(super) fn open_stream(stream: Box<dyn Read + Send>) -> Result<(Contents, Custom)> {
         Custom::open(Bytes::Stream(Box::new(BufReader::with_capacity(BUFFER, stream))), false)
+    }
+
+    pub(super) fn open_seekable(reader: Box<dyn ReadSeek + Send>) -> Result<(Contents, Custom)> {
+        Custom::open(Bytes::Seekable(BufReader::with_capacity(BUFFER, reader)), true)
     }
 
     fn open(bytes: Bytes, seekable: bool) -> Result<(Contents, Custom)> {
@@ -127,12 +134,12 @@ impl Custom {
     /// Bytes of the archive; none where they are not known.
     fn length(&mut self) -> Result<Option<u64>> {
         match self.decoder.get_mut() {
-            Bytes::File(file) if self.seekable => file
-                .seek(SeekFrom::End(0))
-                .map(Some)
-                .map_err(|source| ArchiveError::Read { position: 0, source }.into()),
-            _ => Ok(None),
+            Bytes::File(file) if self.seekable => file.seek(SeekFrom::End(0)),
+            Bytes::Seekable(reader) => reader.seek(SeekFrom::End(0)),
+            _ => return Ok(None),
         }
+        .map(Some)
+        .map_err(|source| ArchiveError::Read { position: 0, source }.into())
     }
 
     /// The same archive for another thread. The table is read again, which also proves that it is the same.
@@ -237,6 +244,7 @@ impl Custom {
                 (Bytes::File(file), Ok(length)) if self.seekable => {
                     file.seek_relative(length).map(|()| wanted)
                 }
+                (Bytes::Seekable(reader), Ok(length)) => reader.seek_relative(length).map(|()| wanted),
                 (bytes, _) => io::copy(&mut bytes.take(wanted), &mut io::sink()),
             }
             .map_err(|source| ArchiveError::Read { position, source })?;
@@ -249,10 +257,12 @@ impl Custom {
     }
 
     fn seek(&mut self, offset: u64) -> Result<()> {
-        if let Bytes::File(file) = self.decoder.get_mut() {
-            file.seek(SeekFrom::Start(offset))
-                .map_err(|source| ArchiveError::Read { position: offset, source })?;
+        match self.decoder.get_mut() {
+            Bytes::File(file) => file.seek(SeekFrom::Start(offset)).map(drop),
+            Bytes::Seekable(reader) => reader.seek(SeekFrom::Start(offset)).map(drop),
+            Bytes::Stream(_) => Ok(()),
         }
+        .map_err(|source| ArchiveError::Read { position: offset, source })?;
         self.decoder.set_position(offset);
         Ok(())
     }
@@ -275,6 +285,7 @@ impl Custom {
         }
         let end = match self.decoder.get_mut() {
             Bytes::File(file) => file.get_ref().metadata().map_or(0, |metadata| metadata.len()),
+            Bytes::Seekable(reader) => reader.seek(SeekFrom::End(0)).unwrap_or(0),
             Bytes::Stream(_) => 0,
         };
         if let Some((last, start)) = previous {
