@@ -2,7 +2,7 @@
 
 use pgkeep_testkit::Scratch;
 
-use crate::support::{ours, ours_with, same, write};
+use crate::support::{ours_with, same, write};
 
 #[test]
 fn options_that_do_not_go_together_are_told_as_by_stock() {
