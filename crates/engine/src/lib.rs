@@ -1,4 +1,4 @@
-//! The verbs of pgkeep as a library: init, backup, restore, WAL push and get, list, show, check, expire, verify, dump.
+//! The verbs of pgkeep as a library: init, backup, restore, WAL push and get, list, show, check, expire, verify, dump, load.
 //!
 //! Each verb is a request that becomes a plan (pure, printable), is run, and ends in a report (serialisable).
 //! Nothing here prints, reads the environment, parses arguments or exits: what happens is told to an [`Observer`],
@@ -20,6 +20,7 @@ pub mod incremental_sample;
 pub mod init;
 mod json;
 pub mod list;
+pub mod load;
 pub mod location;
 #[cfg(test)]
 mod made_up;

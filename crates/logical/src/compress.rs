@@ -15,7 +15,7 @@ use pgkeep_format::archive::Compression;
 
 use lz4_walk::Lz4Walk;
 pub use piece::piece_reader;
-pub(crate) use piece::{GzipStream, PieceCompressor};
+pub(crate) use piece::{GzipStream, PieceCompressor, piece_digest};
 
 /// What compressed bytes lie in. It decides how gzip is meant.
 ///

@@ -20,6 +20,8 @@ enum Tool {
     Pgkeep,
     /// With two jobs where stock's format allows one.
     PgkeepParallel,
+    /// `pgkeep load` of what `pgkeep pg_dump` wrote.
+    PgkeepLoad,
 }
 
 /// One way to dump.
@@ -76,6 +78,9 @@ fn dump_and_restore(bench: &Workbench<'_>, database: Database, way: Way) -> Vec<
         if way.codec == "zstd:3" {
             results.push(restore(bench, database, way, tool));
         }
+        if way.codec == "zstd:3" && tool == Tool::Pgkeep {
+            results.push(restore(bench, database, way, Tool::PgkeepLoad));
+        }
     }
     results
 }
@@ -111,13 +116,20 @@ fn dump(bench: &Workbench<'_>, database: Database, way: Way, tool: Tool) -> Resu
 
 /// Restores what [`dump`] left, with two jobs.
 fn restore(bench: &Workbench<'_>, database: Database, way: Way, tool: Tool) -> Result<Measured, Failure> {
-    let archive = archive(bench, tool).display().to_string();
+    let written_by = if tool == Tool::PgkeepLoad { Tool::Pgkeep } else { tool };
+    let archive = archive(bench, written_by).display().to_string();
     bench.cluster.sql("DROP DATABASE IF EXISTS restored");
     bench.cluster.sql("CREATE DATABASE restored TEMPLATE template0");
     bench.cluster.sql("CHECKPOINT");
     let conninfo = bench.cluster.conninfo_db("restored");
-    let arguments = ["-j2", "-d", &conninfo, &archive];
-    let measured = measure(command(bench, tool, "pg_restore", &arguments), bench.cluster.pid());
+    let command = match tool {
+        Tool::PgkeepLoad => {
+            let arguments = ["load", &archive, "-j2", "-d", &conninfo, "--no-analyze", "--quiet"];
+            bench.command(&bench.pgkeep, &arguments)
+        }
+        _ => command(bench, tool, "pg_restore", &["-j2", "-d", &conninfo, &archive]),
+    };
+    let measured = measure(command, bench.cluster.pid());
     let handled = size(bench, database);
     bench.cluster.sql("DROP DATABASE restored");
     Ok(Measured {
@@ -146,7 +158,7 @@ fn command(bench: &Workbench<'_>, tool: Tool, program: &str, arguments: &[&str])
         Tool::Stock => {
             bench.command(&installation(bench.cluster.major().max(17)).program(program), arguments)
         }
-        Tool::Pgkeep | Tool::PgkeepParallel => {
+        Tool::Pgkeep | Tool::PgkeepParallel | Tool::PgkeepLoad => {
             bench.command(&bench.pgkeep, &[&[program][..], arguments].concat())
         }
     }
@@ -158,6 +170,7 @@ fn name(tool: Tool, step: &str) -> &'static str {
         (Tool::Stock, _) => "pg_restore",
         (Tool::Pgkeep, _) => "pgkeep",
         (Tool::PgkeepParallel, _) => "pgkeep --parallel=2",
+        (Tool::PgkeepLoad, _) => "pgkeep load",
     }
 }
 

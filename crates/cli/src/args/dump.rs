@@ -31,6 +31,7 @@ const VERIFY_EXAMPLES: &str = "\
 Examples:
   pgkeep dump verify --repo /srv/backup                # every dump
   pgkeep dump verify --repo /srv/backup latest
+  pgkeep dump verify --file app.dump                   # an archive outside of the repository
 
 Exits with 17 when something is damaged.";
 
@@ -55,7 +56,7 @@ pub(crate) struct DumpArgs {
     /// Codec: in the repository as for `backup`; in a file `gzip`, `zstd`, `lz4`, also with `:LEVEL`, or `none`
     #[arg(long, value_name = "CODEC")]
     pub(crate) compress: Option<String>,
-    /// Sessions that fetch rows at the same time, for directories [default: one per processor]
+    /// Sessions that fetch rows at the same time [default: one per processor]
     #[arg(short, long, value_name = "N")]
     jobs: Option<String>,
     /// Keep this note with the dump; may be repeated
@@ -122,7 +123,7 @@ impl DumpArgs {
 pub(crate) enum DumpVerb {
     /// Write a database of a dump in the repository to a file that pg_restore reads
     Export(ExportArgs),
-    /// Decode dumps in the repository, and count their rows
+    /// Decode dumps, and count their rows
     Verify(VerifyDumpArgs),
 }
 
@@ -151,4 +152,7 @@ pub(crate) struct VerifyDumpArgs {
     /// Dump: its id, the beginning of one, or `latest` [default: all]
     #[arg(value_name = "ID")]
     pub(crate) id: Option<String>,
+    /// An archive of pg_dump, a file or a directory, instead of what the repository holds
+    #[arg(long, value_name = "FILE", conflicts_with = "id")]
+    pub(crate) file: Option<PathBuf>,
 }

@@ -16,18 +16,47 @@ Examples:
   pgkeep load shop.dump --target shop --into-existing --table 'app.user*' --with-indexes --with-constraints
   pgkeep load shop.dump --target shop --into-existing --rename-schema app=app_old
   pgkeep load shop.dump --target test --owner-map '*=tester' --no-privileges
+  pgkeep load --repo /srv/backup latest --target app_copy     # a dump in the repository
+  pgkeep load --repo /srv/backup 000012 --database app --target app_copy
+  pgkeep load --repo /srv/backup latest --all -h new.example  # every database, roles, tablespaces
 
 An archive is SQL of whoever made it, and runs with the rights of the role that connects: load only
-archives that you trust. Exits with 19 when the server refused something; the report on stdout says
+archives that you trust. A dump in the repository is named by its id, the beginning of one, or
+`latest`; `./latest` is a file. Exits with 19 when the server refused something; the report on stdout says
 what is missing.";
+
+/// What makes no sense, or is not built, for a whole cluster.
+const NOT_OF_A_SET: [&str; 12] = [
+    "database",
+    "target",
+    "into_existing",
+    "schema",
+    "exclude_schema",
+    "table",
+    "exclude_table",
+    "with_dependencies",
+    "data_only",
+    "rename_schema",
+    "owner_map",
+    "no_owner",
+];
 
 /// Options of `load`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct LoadArgs {
-    /// Archive of pg_dump: a file or a directory, or `-` for standard input
+    /// Archive of pg_dump: a file or a directory, or `-` for standard input; or a dump in the repository
     #[arg(value_name = "ARCHIVE")]
     pub(crate) archive: PathBuf,
+    /// Which database of the dump in the repository, where it has several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) database: Option<String>,
+    /// Every database of the dump in the repository, after its roles and tablespaces
+    #[arg(long, conflicts_with_all = NOT_OF_A_SET)]
+    pub(crate) all: bool,
+    /// Only the roles and tablespaces of the dump in the repository
+    #[arg(long, conflicts_with = "all", conflicts_with_all = NOT_OF_A_SET)]
+    pub(crate) globals: bool,
     /// Database to load into; made when there is none of that name [default: that of the connection]
     #[arg(long, value_name = "DBNAME")]
     pub(crate) target: Option<String>,

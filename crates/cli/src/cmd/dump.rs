@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use pgkeep_engine::dump::{
     ArchiveCompression, ArchiveFormat, DumpChoice, DumpContent, DumpDestination, DumpExportRequest, DumpFile,
-    DumpReport, DumpRequest, dump as run, export as run_export, verify_dumps,
+    DumpReport, DumpRequest, dump as run, export as run_export, verify_dumps, verify_file,
 };
 use pgkeep_engine::expire::ExpireReport;
 use pgkeep_engine::{Error, ErrorKind, Result};
@@ -146,6 +146,12 @@ fn export(context: &Context, args: &ExportArgs) -> Result<u8> {
 fn verify(context: &Context, args: &VerifyDumpArgs) -> Result<u8> {
     let cancel = signal::cancel_on_signals()?;
     let progress = Progress::new(context.telling(false), cancel.clone());
+    if let Some(file) = &args.file {
+        let report = verify_file(&context.caller.working_directory.join(file), &progress, &cancel)?;
+        drop(progress);
+        context.answer(&report, text::verify_file)?;
+        return Ok(if report.ok { exit::OK } else { exit::DAMAGED });
+    }
     let report = verify_dumps(&context.location()?, args.id.as_deref(), &progress, &cancel)?;
     drop(progress);
     context.answer(&report, text::verify)?;

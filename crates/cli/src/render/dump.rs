@@ -1,7 +1,7 @@
 //! Results of `dump`, `dump export` and `dump verify` for people, and the dumps of `list`.
 
 use comfy_table::{CellAlignment, Table, presets};
-use pgkeep_engine::dump::{DumpExportReport, DumpReport, DumpVerification, DumpVerifyReport};
+use pgkeep_engine::dump::{ArchiveReport, DumpExportReport, DumpReport, DumpVerification, DumpVerifyReport};
 use pgkeep_engine::list::DumpSummary;
 
 use super::quantity::{count, moment, server_version, size};
@@ -51,6 +51,36 @@ pub(crate) fn verify(report: &DumpVerifyReport) -> String {
         return format!("there is no dump in the stanza {}\n", report.stanza);
     }
     verified(&report.dumps)
+}
+
+/// The result of `dump verify --file`.
+pub(crate) fn verify_file(report: &ArchiveReport) -> String {
+    let name = report.file.display();
+    if !report.ok {
+        let mut text = format!("the archive {name} is damaged:\n");
+        for damage in &report.damage {
+            let entry = damage.entry.as_deref().unwrap_or("the index of pieces");
+            text.push_str(&format!("  {entry}: {}\n", damage.what));
+        }
+        return text;
+    }
+    let mut text = format!(
+        "the archive {name} can be decoded: {} in {}, {}\n",
+        count(report.rows, "row"),
+        count(report.tables, "table"),
+        count(report.large_objects, "large object"),
+    );
+    text.push_str(&match report.compared {
+        0 if report.entries > 0 => {
+            "it has no index of pieces: whether this is what was dumped cannot be told\n".to_owned()
+        }
+        compared if compared < report.entries => format!(
+            "its index of pieces fits {compared} of {} entries: whether the others are what was dumped cannot be told\n",
+            report.entries
+        ),
+        _ => "all of it is what its index of pieces says\n".to_owned(),
+    });
+    text
 }
 
 /// What was found of dumps.

@@ -114,6 +114,9 @@ impl LoadObserver for LoadProgress {
                 state.began = Instant::now();
                 state.stored = plan.tables.iter().map(|table| table.stored_bytes).sum();
                 state.steps = plan.steps - plan.steps_done_before;
+                // Of a set, this is the next database.
+                (state.steps_done, state.stored_done, state.rows) = (0, 0, 0);
+                state.running.clear();
                 if self.shows_progress() && !self.telling.dry_run {
                     self.line(&mut state, &headline(plan));
                 }
@@ -176,7 +179,7 @@ impl Drop for LoadProgress {
 }
 
 /// Names of the archive may hold what moves a cursor.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|character| {
             if character.is_control() {
@@ -188,7 +191,7 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-fn indented(text: &str) -> String {
+pub(super) fn indented(text: &str) -> String {
     text.lines().map(printable).collect::<Vec<_>>().join("\n  ")
 }
 

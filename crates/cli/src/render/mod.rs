@@ -7,6 +7,7 @@ pub(crate) mod error;
 pub(crate) mod expire;
 pub(crate) mod json;
 pub(crate) mod load;
+pub(crate) mod load_set;
 pub(crate) mod progress;
 pub(crate) mod quantity;
 pub(crate) mod style;

@@ -143,6 +143,35 @@ fn a_dump_to_standard_output_is_the_archive_alone() {
     assert!(refused.contains("exit code 2") && refused.contains("hint:"), "{refused}");
 }
 
+/// An archive outside of a repository is verified by itself.
+#[test]
+fn an_archive_in_a_file_is_verified() {
+    let cluster = Cluster::builder(18).start();
+    cluster.sql("CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) AS i");
+    let place = Place::new();
+    place.succeed(&["dump", "-d", &cluster.conninfo(), "--output", "app.dump", "--compress", "none"]);
+    let output = place.command(&["dump", "verify", "--file", "app.dump", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["ok"], &report["rows"], &report["compared"]),
+        (&true.into(), &1000.into(), &1.into())
+    );
+    let mut bytes = std::fs::read(place.path("app.dump")).unwrap();
+    let at = bytes.windows(5).position(|bytes| bytes == b"\n777\n").unwrap() + 1;
+    // Another number: only the index knows better.
+    bytes[at] = b'8';
+    std::fs::write(place.path("app.dump"), bytes).unwrap();
+    let output = place.command(&["dump", "verify", "--file", "app.dump"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(17));
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        told.contains("TABLE DATA public.t") && told.contains("is not what the archive's index says"),
+        "{told}"
+    );
+    assert!(place.show(&["dump", "verify", "--file", "nothing.dump"]).contains("hint: correct the path"));
+}
+
 /// Damage on a repository of its own: every key of it is documented.
 #[test]
 fn damage_is_told_with_documented_keys() {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test can do nothing better")]
 
+mod sets;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -180,7 +182,7 @@ fn a_load_that_is_killed_goes_on_18() {
 fn a_load_goes_on_after_crashes_of_the_server() {
     let shop = Shop::new(17);
     let before = shop.script("shop");
-    let (crashes, ended_well) = load_against(&shop, "copy", Duration::from_millis(60), &|_| {
+    let (crashes, ended_well) = load_against(&shop, "copy", Duration::from_millis(35), &|_| {
         shop.cluster.crash();
         shop.cluster.start();
     });

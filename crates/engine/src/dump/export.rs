@@ -50,7 +50,7 @@ pub fn export(request: &DumpExportRequest, cancel: &Cancel) -> Result<DumpExport
 fn run(request: &DumpExportRequest, cancel: &Cancel) -> Result<DumpExportReport> {
     let stanza = request.location.open_stanza()?;
     let dump = stanza.dump(find(&stanza, &request.id)?)?;
-    let index = choose_part(&dump, request)?;
+    let index = choose_part(&dump, request.database.as_deref(), request.globals)?;
     let part = &dump.header().parts[index];
     let missing = || Error::from(RepoError::NotFound { key: dump.manifest_key() });
     let mut reader = dump.open_part(index).ok_or_else(missing)?;
@@ -88,18 +88,19 @@ fn run(request: &DumpExportRequest, cancel: &Cancel) -> Result<DumpExportReport>
     })
 }
 
-fn choose_part(dump: &DumpReader, request: &DumpExportRequest) -> Result<usize> {
+/// The part with the globals, or with a database: the one of that name, or the only one.
+pub(crate) fn choose_part(dump: &DumpReader, database: Option<&str>, globals: bool) -> Result<usize> {
     let names: Vec<&str> = dump.header().databases().collect();
     let known =
         || format!("it has {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
-    if request.globals {
+    if globals {
         return dump.globals().ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "the dump has no script of roles and tablespaces")
                 .hint("only dumps with `--all` have one")
         });
     }
-    let name = match (&request.database, names.as_slice()) {
-        (Some(name), _) => name.as_str(),
+    let name = match (database, names.as_slice()) {
+        (Some(name), _) => name,
         (None, [one]) => one,
         (None, _) => {
             return Err(Error::new(ErrorKind::Usage, "the dump has several databases")

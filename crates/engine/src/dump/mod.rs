@@ -6,6 +6,7 @@
 //! where the process was killed. To a file, what appears under its name is complete.
 
 mod check;
+mod check_file;
 mod export;
 mod file;
 mod observer;
@@ -20,6 +21,8 @@ use pgkeep_wire::{ConnInfo, Connection, SessionMode};
 
 pub(crate) use check::check_all;
 pub use check::{DumpDamage, DumpVerification, DumpVerifyReport, verify_dumps};
+pub use check_file::{ArchiveDamage, ArchiveReport, verify_file};
+pub(crate) use export::choose_part;
 pub use export::{DumpExportReport, DumpExportRequest, export};
 pub use pgkeep_format::archive::{ArchiveFormat, Compression as ArchiveCompression};
 pub use request::{

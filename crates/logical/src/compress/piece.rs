@@ -7,7 +7,7 @@ use std::io::{self, BufRead, Read, Write};
 
 use flate2::bufread::DeflateDecoder;
 use flate2::write::DeflateEncoder;
-use pgkeep_format::archive::Compression;
+use pgkeep_format::archive::{Compression, PIECE_DIGEST_LENGTH};
 use zlib_rs::adler32::{adler32, adler32_combine};
 
 use super::{Codec, Compressor, Framing, reader};
@@ -116,6 +116,15 @@ pub fn piece_reader<'a>(
         }
         _ => reader(compressed, compression, framing),
     }
+}
+
+/// The digest of a piece, as the index has it.
+pub(crate) fn piece_digest(hasher: &blake3::Hasher) -> [u8; PIECE_DIGEST_LENGTH] {
+    let mut digest = [0; PIECE_DIGEST_LENGTH];
+    for (place, byte) in digest.iter_mut().zip(hasher.finalize().as_bytes()) {
+        *place = *byte;
+    }
+    digest
 }
 
 #[cfg(test)]

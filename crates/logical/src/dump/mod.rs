@@ -198,6 +198,7 @@ impl Dump {
             rows: self.rows,
             codec,
             framing,
+            piece_bytes: self.part_bytes,
             observed: self.observed.clone(),
         }
     }

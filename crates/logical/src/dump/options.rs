@@ -51,7 +51,8 @@ pub struct DumpOptions {
     pub load_via_partition_root: bool,
     /// Sessions that fetch data at the same time. More than one are besides that which holds the locks.
     pub jobs: u32,
-    /// Bytes of a table on the server that one session fetches at a time, when several do; for tests.
+    /// Bytes of a table on the server that one session fetches at a time, when several do, and bytes of rows that are
+    /// compressed apart; for tests.
     pub part_bytes: u64,
     /// How rows are written.
     pub rows: RowFormat,

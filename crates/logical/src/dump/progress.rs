@@ -41,7 +41,7 @@ pub trait DumpObserver: std::fmt::Debug + Send + Sync {
     /// To stop the dump.
     fn writes(&self, bytes: u64) -> io::Result<()>;
 
-    /// The data of an entry is written.
+    /// The rows of an entry are written.
     fn ends(&self, entry: DataOfEntry<'_>, data: WrittenData);
 }
 

@@ -81,7 +81,8 @@ impl LoadError {
     }
 
     /// An archive that cannot be opened or read.
-    pub(super) fn archive(error: &LogicalError) -> LoadError {
+    #[must_use]
+    pub fn archive(error: &LogicalError) -> LoadError {
         let mut failure =
             LoadError::new(LoadErrorKind::Corrupt, "the archive cannot be read").cause(&error.message);
         failure.causes.extend(error.detail.clone());

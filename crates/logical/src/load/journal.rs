@@ -8,7 +8,8 @@
 //! - A crash empties unlogged tables. Steps that fill them are written down in an unlogged table, which is emptied too.
 //! - Positions of sequences are set again by every run: a crash resets those of unlogged sequences.
 //!
-//! The schema `pgkeep_load` goes in the last transaction of the load, the one that is flushed to disk.
+//! The schema `pgkeep_load` goes in the last transaction of the load, the one that is flushed to disk. In a database of a set
+//! that transaction writes [`FINISHED`] down instead, and the schema goes when all databases are loaded: see [`super::member`].
 
 use std::collections::BTreeSet;
 
@@ -16,6 +17,10 @@ use pgkeep_wire::{Connection, WireError, quote_literal};
 
 /// The schema.
 pub(super) const SCHEMA: &str = "pgkeep_load";
+/// Written down in a database of a set that is loaded.
+pub(super) const FINISHED: &str = "finished";
+/// Written down in the last database of a set when all of them are loaded.
+pub(super) const SET_FINISHED: &str = "set finished";
 /// The advisory lock that a running load holds.
 pub(super) const LOCK: i64 = 0x7067_6b70_6c6f_6164;
 
@@ -38,6 +43,13 @@ pub(super) struct Found {
     pub(super) began: String,
     /// Steps that are done.
     pub(super) done: BTreeSet<String>,
+}
+
+impl Found {
+    /// Whether the whole, or the set, is loaded.
+    pub(super) fn is_marked(&self, word: &str) -> bool {
+        self.done.contains(word)
+    }
 }
 
 pub(super) fn find(connection: &mut Connection) -> Result<Option<Found>, WireError> {
@@ -78,6 +90,11 @@ pub(super) fn create(connection: &mut Connection, key: &Key) -> Result<(), WireE
         quote_literal(&key.options),
         key.created_database
     ))
+}
+
+/// The command that writes down one of the words above.
+pub(super) fn mark(word: &str) -> String {
+    format!("INSERT INTO {SCHEMA}.done VALUES ({}) ON CONFLICT DO NOTHING", quote_literal(word))
 }
 
 /// Writes a step down in the open transaction; false: it is done already.

@@ -10,11 +10,15 @@
 //! indexes, foreign keys are added first and validated later. Every step is one transaction together with its line in the
 //! journal, so an interrupted load goes on where it was, whatever was killed.
 //!
+//! A set of databases is loaded one after the other: [`member`] is what differs then, [`globals`] what belongs to no database.
+//!
 //! An archive is SQL of its author: it runs with the rights of the role that connects. Nothing of it is run in any other way.
 
 mod error;
+mod globals;
 mod journal;
 mod lexer;
+mod member;
 mod observe;
 mod parallel;
 mod plan;
@@ -32,6 +36,8 @@ mod statements;
 mod target;
 
 pub use error::{LoadError, LoadErrorKind, LoadResult};
+pub use globals::{GlobalsFailure, GlobalsPart, GlobalsReport, GlobalsRequest, GlobalsScript};
+pub use member::{LastJournal, MemberState, SetMember, forget, load_member, member_state};
 pub use observe::{LoadEvent, LoadObserver};
 pub use plan::{LoadPlan, PlannedTable};
 pub use report::{LoadFailure, LoadOutcome, LoadReport, LoadedTable};

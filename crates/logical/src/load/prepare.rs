@@ -14,10 +14,10 @@ use super::request::LoadRequest;
 use super::roles::{self, RoleMap};
 use super::select::{Belongings, Chosen, choose, is_data, is_relation, label};
 use super::source::LoadSource;
-use super::statements::create_database;
+use super::statements::{create_database, session_settings, tablespace_of_database};
 use super::target::{TargetFacts, refuse_unless_empty};
 use crate::quote;
-use crate::restore::{Archive, Contents, Source, clock};
+use crate::restore::{Archive, Contents, Pieces, Source, clock};
 
 /// How many names a message lists.
 const SHOWN: usize = 10;
@@ -26,7 +26,10 @@ const SHOWN: usize = 10;
 pub(super) struct Prepared {
     pub(super) contents: Contents,
     pub(super) source: Source,
+    pub(super) pieces: Pieces,
     pub(super) plan: LoadPlan,
+    /// What sessions set, since the database will have it.
+    pub(super) settings: Vec<Vec<u8>>,
     pub(super) key: Key,
     /// How the database is made, and under which name at first.
     pub(super) create: Option<(String, String)>,
@@ -76,7 +79,12 @@ pub(super) fn prepare(
         return Err(LoadError::new(LoadErrorKind::NotFound, "nothing of the archive is chosen")
             .hint("`pgkeep pg_restore --list FILE` shows what the archive holds"));
     }
-    let key = Key { archive, options: request.signature(), created_database: !facts.exists };
+    let mut options = request.signature();
+    if facts.in_set {
+        // A load of this database alone would end the journal that the set looks at.
+        options = format!("--all {options}").trim_end().to_owned();
+    }
+    let key = Key { archive, options, created_database: !facts.exists };
     check_destination(request, facts, &key)?;
     let created_before = facts.journal.as_ref().is_some_and(|journal| journal.key.created_database);
     let create =
@@ -87,16 +95,26 @@ pub(super) fn prepare(
         roles::map(entry, &roles, standard_strings);
     }
     let sizes = data.sizes(&contents);
+    let pieces = data.pieces(&contents).unwrap_or_else(|error| {
+        warnings.push(format!("the archive's index of pieces is not used: {}", error.message), None);
+        Pieces::default()
+    });
     let basis = Basis {
         contents: &contents,
         belongings: &belongings,
         request,
         facts,
         sizes: &sizes,
-        owns_database: !facts.exists || created_before,
+        owns_database: !facts.exists || created_before || facts.in_set,
+        pieces: &pieces,
         created: clock::stamp(&contents.header.created),
     };
     let plan = build(&basis, &chosen);
+    let properties = contents.entries.iter().filter(|entry| entry.desc == "DATABASE PROPERTIES");
+    let settings = properties
+        .filter(|_| basis.owns_database && !request.selection.is_partial())
+        .flat_map(|entry| session_settings(entry.definition.as_deref().unwrap_or_default(), standard_strings))
+        .collect();
     check_roles(&plan, &contents, request, facts)?;
     check_tablespaces(&plan, &contents, request, facts)?;
     check_objects(&plan, &contents, &chosen, request, facts)?;
@@ -117,7 +135,7 @@ pub(super) fn prepare(
             None,
         );
     }
-    Ok(Prepared { contents, source: data, plan, key, create, warnings: warnings.texts })
+    Ok(Prepared { contents, source: data, pieces, plan, settings, key, create, warnings: warnings.texts })
 }
 
 /// Tells archives apart, and their dumps: by their table of contents.
@@ -216,6 +234,16 @@ fn creation(
     let definition = entry.and_then(|entry| {
         create_database(entry.definition.as_deref()?, made_as.as_bytes(), contents.standard_strings)
     });
+    let definition = match definition {
+        Some(sql) => match tablespace_of_database(&sql, contents.standard_strings) {
+            Some((_, without)) if request.no_tablespaces => Some(without),
+            Some((name, _)) if !facts.tablespaces.contains(&name) => {
+                return Err(lacks_tablespaces(&[format!("`{}`", String::from_utf8_lossy(&name))]));
+            }
+            _ => Some(sql),
+        },
+        None => None,
+    };
     let sql = match definition {
         Some(sql) => String::from_utf8(sql).ok(),
         None => {
@@ -378,11 +406,12 @@ fn check_tablespaces(
         return Ok(());
     }
     let missing: Vec<String> = missing.into_iter().collect();
-    Err(LoadError::new(
-        LoadErrorKind::NotFound,
-        format!("the server lacks tablespaces: {}", listed(&missing)),
-    )
-    .hint("create them, or use `--no-tablespaces`"))
+    Err(lacks_tablespaces(&missing))
+}
+
+fn lacks_tablespaces(names: &[String]) -> LoadError {
+    LoadError::new(LoadErrorKind::NotFound, format!("the server lacks tablespaces: {}", listed(names)))
+        .hint("create them, or use `--no-tablespaces`")
 }
 
 /// Nothing that is there is replaced, and rows go only into tables that are there.

@@ -41,7 +41,7 @@ pub struct LoadedTable {
     pub table: String,
     /// Bytes of rows, uncompressed.
     pub bytes: u64,
-    /// How long they took.
+    /// How long they took, in all sessions together.
     pub seconds: f64,
 }
 

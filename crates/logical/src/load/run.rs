@@ -7,6 +7,7 @@ use pgkeep_wire::Connection;
 
 use super::error::{LoadError, LoadErrorKind, LoadResult};
 use super::journal;
+use super::member::{self, SetMember};
 use super::observe::{LoadEvent, LoadObserver};
 use super::parallel::{self, interrupted};
 use super::plan::{Phase, Step};
@@ -38,9 +39,18 @@ impl Progress {
 
     pub(super) fn done(&mut self, shared: Shared<'_>, step: &Step, bytes: u64, seconds: f64) {
         self.outcome.steps_done += 1;
-        if step.rows.is_some() {
-            let table = step.label.strip_prefix("TABLE DATA ").unwrap_or(&step.label).to_owned();
-            self.outcome.tables.push(LoadedTable { table, bytes, seconds });
+        if let Some(rows) = step.rows {
+            let table = step.label.strip_prefix("TABLE DATA ").unwrap_or(&step.label);
+            let before = self.outcome.tables.iter_mut().rev();
+            match before.filter(|_| rows.piece.is_some()).find(|loaded| loaded.table == table) {
+                Some(loaded) => {
+                    loaded.bytes += bytes;
+                    loaded.seconds += seconds;
+                }
+                None => {
+                    self.outcome.tables.push(LoadedTable { table: table.to_owned(), bytes, seconds });
+                }
+            }
         }
         shared.observer.event(&LoadEvent::Done { step: &step.label, stored_bytes: step.stored });
     }
@@ -65,15 +75,37 @@ pub fn load(
     request: &LoadRequest,
     observer: &dyn LoadObserver,
 ) -> LoadResult<LoadReport> {
+    load_as(source, request, None, observer)
+}
+
+/// As [`load`]; `member`: as a database of a set.
+pub(super) fn load_as(
+    source: &LoadSource,
+    request: &LoadRequest,
+    member: Option<&SetMember>,
+    observer: &dyn LoadObserver,
+) -> LoadResult<LoadReport> {
     let began = Instant::now();
     let info = &request.target;
     // Facts that another load changes meanwhile would be none.
     let mut guard = if request.dry_run { None } else { lock(request)? };
-    let facts = target::facts(info)?;
+    let mut facts = target::facts(info)?;
+    let of_member;
+    let request = match member {
+        Some(member) => {
+            member.add_to(&mut facts, request.dry_run);
+            of_member = member.request(request, &facts);
+            &of_member
+        }
+        None => request,
+    };
     let prepared = prepare(source, request, &facts, observer)?;
     observer.event(&LoadEvent::Planned(&prepared.plan));
     if request.dry_run {
         return Ok(LoadReport { plan: prepared.plan, result: None, warnings: prepared.warnings });
+    }
+    if facts.journal.as_ref().is_some_and(|journal| journal.is_marked(journal::FINISHED)) {
+        return Ok(member::done_before(prepared.plan, prepared.warnings, observer));
     }
     match &prepared.create {
         Some((sql, made_as)) => {
@@ -83,7 +115,7 @@ pub fn load(
         None if facts.journal.is_none() => target::begin_journal(info, &prepared.key)?,
         None => {}
     }
-    let Prepared { contents, source: data, plan, warnings, .. } = prepared;
+    let Prepared { contents, source: data, pieces, plan, settings, warnings, .. } = prepared;
     let mut options = RestoreOptions {
         no_owner: request.no_owner,
         no_tablespaces: request.no_tablespaces,
@@ -95,8 +127,10 @@ pub fn load(
     options.selection.schema = !request.selection.data_only;
     let shared = Shared {
         contents: &contents,
+        pieces: &pieces,
         options: &options,
         info,
+        settings: &settings,
         observer,
         maintenance_work_mem: plan.maintenance_work_mem,
         disable_triggers: request.disable_triggers,
@@ -106,7 +140,13 @@ pub fn load(
         continue_on_error: request.continue_on_error,
         outcome: LoadOutcome { steps_done_before: plan.steps_done_before, ..LoadOutcome::default() },
     };
-    run(shared, source, data, request.jobs, &plan.work, &facts.durable_commit, &mut progress)?;
+    let end = match member {
+        // First of its transaction, so that no event trigger of the archive sees it.
+        None => format!("DROP SCHEMA {} CASCADE", journal::SCHEMA),
+        Some(_) => journal::mark(journal::FINISHED),
+    };
+    let last = (end.as_str(), facts.durable_commit.as_str());
+    run(shared, source, data, request.jobs, &plan.work, last, &mut progress)?;
     drop(guard);
     let Progress { missing, mut outcome, .. } = progress;
     outcome.complete = outcome.failures.is_empty();
@@ -121,7 +161,7 @@ fn run(
     data: Source,
     jobs: u32,
     steps: &[Step],
-    durable_commit: &str,
+    last: (&str, &str),
     progress: &mut Progress,
 ) -> LoadResult<()> {
     let quiet = quiet_steps(steps);
@@ -140,7 +180,7 @@ fn run(
             _ => parallel::run(shared, source, phase, jobs, steps, &quiet, progress)?,
         }
     }
-    finish(shared, &mut session, steps, durable_commit, progress)
+    finish(shared, &mut session, steps, last, progress)
 }
 
 /// Rows of unlogged tables that a crash emptied when their triggers and keys were made already.
@@ -199,13 +239,13 @@ fn in_batches(
     Ok(())
 }
 
-/// The end: what concerns the database as a whole, and the journal goes. This commit waits for the disk, and since a
+/// The end: what concerns the database as a whole, and the journal goes (`last`: how, and the mode of the commit). This commit waits for the disk, and since a
 /// server's log is written in order, everything before it is on the disk then.
 fn finish(
     shared: Shared<'_>,
     session: &mut Session<'_>,
     steps: &[Step],
-    durable_commit: &str,
+    last: (&str, &str),
     progress: &mut Progress,
 ) -> LoadResult<()> {
     let of_phase = steps.iter().enumerate().filter(|(_, step)| step.phase == Phase::Finish && !step.done);
@@ -218,9 +258,7 @@ fn finish(
         progress.missing.extend(open.iter().map(|(_, step)| step.label.clone()));
         return Ok(());
     }
-    // First, so that no event trigger of the archive sees it.
-    let command = format!("DROP SCHEMA {} CASCADE", journal::SCHEMA);
-    match session.batch(&open, false, Some((&command, durable_commit)))? {
+    match session.batch(&open, false, Some(last))? {
         Outcome::Done { .. } => open.iter().for_each(|(_, step)| progress.done(shared, step, 0, 0.0)),
         Outcome::Refused(refusal) => match steps.get(refusal.step).filter(|_| !open.is_empty()) {
             Some(step) => {

@@ -11,7 +11,9 @@ use super::observe::{LoadEvent, LoadObserver};
 use super::plan::Step;
 use crate::error::LogicalError;
 use crate::quote;
-use crate::restore::{Contents, Emitter, Job, Piece, Reporter, RestoreOptions, Server, Source, Target};
+use crate::restore::{
+    Contents, Emitter, Job, Piece, Pieces, Reporter, RestoreOptions, Server, Source, Target,
+};
 use crate::server_text::wire_text;
 
 /// How often a step that met another one is tried.
@@ -21,8 +23,10 @@ const ATTEMPTS: u32 = 5;
 #[derive(Clone, Copy)]
 pub(super) struct Shared<'a> {
     pub(super) contents: &'a Contents,
+    pub(super) pieces: &'a Pieces,
     pub(super) options: &'a RestoreOptions,
     pub(super) info: &'a ConnInfo,
+    pub(super) settings: &'a [Vec<u8>],
     pub(super) observer: &'a dyn LoadObserver,
     pub(super) maintenance_work_mem: Option<u64>,
     /// No trigger looks at rows.
@@ -109,7 +113,18 @@ impl<'a> Session<'a> {
                 .hint("look at the server; fewer `--jobs` take fewer sessions. An interrupted load goes on with `--resume`")
         };
         let job = Job { contents: shared.contents, options: shared.options, reporter: listener };
-        let server = Server::connect(shared.info, true, listener).map_err(|error| failed(&error))?;
+        let mut server = Server::connect(shared.info, true, listener).map_err(|error| failed(&error))?;
+        for setting in shared.settings {
+            // The database gets it in the end, and a refusal is told again then.
+            if let Err(error) = server.connection().execute(setting.as_slice()) {
+                let text = format!(
+                    "the server refused `{}`: {}",
+                    String::from_utf8_lossy(setting),
+                    wire_text(&error, None).trim_end()
+                );
+                listener.warning(&text);
+            }
+        }
         let mut emitter = Emitter::new(job, Target::Server(Box::new(server)), 0);
         emitter.fixed_state().map_err(|error| failed(&error))?;
         let mut session = Session { emitter, source, shared, listener };
@@ -244,7 +259,7 @@ impl<'a> Session<'a> {
         let mut of_archive = None;
         let result = server.copy(copy, &entry.tag, |sink| {
             let mut of_server = false;
-            let result = source.rows(entry, &mut |piece| match piece {
+            let mut take = |piece: Piece<'_>| match piece {
                 Piece::Bytes(piece) => {
                     let length = piece.len() as u64;
                     bytes += length;
@@ -255,7 +270,12 @@ impl<'a> Session<'a> {
                 Piece::LargeObject(_) | Piece::LargeObjectEnd => {
                     Err(LogicalError::new("rows were expected, and there are large objects"))
                 }
-            });
+            };
+            let piece = step.rows.and_then(|rows| Some((rows.piece?, shared.pieces.of_rows(entry)?)));
+            let result = match piece {
+                Some((number, indexed)) => source.piece(entry, indexed, number, &mut take),
+                None => source.rows(entry, &mut take),
+            };
             if !of_server {
                 of_archive = result.as_ref().err().cloned();
             }

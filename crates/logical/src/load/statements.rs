@@ -7,6 +7,36 @@ use pgkeep_format::archive::TocEntry;
 use super::lexer::{Kind, QualifiedName, Sql};
 use crate::quote;
 
+/// Settings of a database that sessions which load it must not have: they say who the session is and what it may do.
+const NOT_FOR_LOADS: [&str; 8] = [
+    "client_encoding",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "role",
+    "search_path",
+    "session_authorization",
+    "session_replication_role",
+];
+
+/// The settings that a database has, as commands for a session: `SET …;`. Rows and definitions may depend on them, as money
+/// does on `lc_monetary`, long before the database itself gets them.
+pub(super) fn session_settings(definition: &[u8], standard_strings: bool) -> Vec<Vec<u8>> {
+    let sql = Sql::new(definition, standard_strings);
+    let mut settings = Vec::new();
+    let mut begin = 0;
+    for end in (0..sql.tokens.len()).filter(|index| sql.symbol(*index, b';')) {
+        let at = std::mem::replace(&mut begin, end + 1);
+        if sql.are(at, &["alter", "database"]) && sql.is(at + 3, "set") {
+            let name = sql.name(at + 4).unwrap_or_default().to_ascii_lowercase();
+            if !NOT_FOR_LOADS.iter().any(|other| other.as_bytes() == name) {
+                settings.extend(definition.get(sql.begin(at + 3)..sql.end(end)).map(<[u8]>::to_vec));
+            }
+        }
+    }
+    settings
+}
+
 /// A key as an index, and the constraint made of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct KeyInSteps {
@@ -170,6 +200,16 @@ pub(super) fn create_database(definition: &[u8], name: &[u8], standard_strings: 
         .then(|| sql.edited(&[(2, quote::identifier(name))]))
 }
 
+/// The tablespace that a `CREATE DATABASE` names, and the command without it.
+pub(super) fn tablespace_of_database(sql: &[u8], standard_strings: bool) -> Option<(Vec<u8>, Vec<u8>)> {
+    let tokens = Sql::new(sql, standard_strings);
+    // Not the third word, which is the database.
+    let at =
+        (3..tokens.tokens.len()).find(|at| tokens.is(*at, "tablespace") && tokens.symbol(at + 1, b'='))?;
+    let name = tokens.name(at + 2)?.into_owned();
+    Some((name, tokens.edited(&[(at, Vec::new()), (at + 1, Vec::new()), (at + 2, Vec::new())])))
+}
+
 /// Commands about a database with its name replaced: it follows the word DATABASE.
 pub(super) fn about_database(definition: &[u8], old: &[u8], new: &[u8], standard_strings: bool) -> Vec<u8> {
     let sql = Sql::new(definition, standard_strings);
@@ -188,8 +228,35 @@ pub(super) fn about_database(definition: &[u8], old: &[u8], new: &[u8], standard
 mod tests {
     use super::*;
 
+    #[test]
+    fn settings_of_a_database_are_taken_over_by_sessions_but_for_what_they_are() {
+        let definition = b"ALTER DATABASE \"a; b\" IS_TEMPLATE = true;\n\
+            ALTER DATABASE \"a; b\" SET \"test.allowed\" TO 'yes; no';\n\
+            ALTER DATABASE \"a; b\" SET search_path TO 'x', 'y';\n\
+            ALTER DATABASE \"a; b\" SET \"Default_Transaction_Read_Only\" TO 'on';\n\
+            ALTER ROLE r IN DATABASE \"a; b\" SET work_mem TO '1GB';\n\
+            ALTER DATABASE \"a; b\" SET \"DateStyle\" TO 'iso', 'dmy';\n";
+        let settings = session_settings(definition, true);
+        let expected: [&[u8]; 2] =
+            [b"SET \"test.allowed\" TO 'yes; no';", b"SET \"DateStyle\" TO 'iso', 'dmy';"];
+        assert_eq!(settings, expected);
+    }
+
     fn text(bytes: &[u8]) -> &str {
         std::str::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn the_tablespace_of_a_database_is_found_and_left_out() {
+        let sql =
+            b"CREATE DATABASE \"tablespace\" WITH TEMPLATE = template0 TABLESPACE = \"My space\" OID = 5;\n";
+        let (name, without) = tablespace_of_database(sql, true).unwrap();
+        assert_eq!(text(&name), "My space");
+        assert_eq!(
+            text(&without).split_whitespace().collect::<Vec<_>>().join(" "),
+            "CREATE DATABASE \"tablespace\" WITH TEMPLATE = template0 OID = 5;"
+        );
+        assert_eq!(tablespace_of_database(b"CREATE DATABASE tablespace WITH TEMPLATE = a;", true), None);
     }
 
     #[test]

@@ -37,8 +37,10 @@ pub(super) struct TargetFacts {
     pub(super) maintenance_work_mem: u64,
     /// The mode of the commit that makes the load durable.
     pub(super) durable_commit: String,
-    /// An interrupted load.
+    /// An interrupted load, or one of a set.
     pub(super) journal: Option<journal::Found>,
+    /// The database is one of a set, and the archive's own though it may be there already.
+    pub(super) in_set: bool,
 }
 
 /// The server's words for objects that it made itself begin below this OID.
@@ -50,7 +52,7 @@ fn connect(info: &ConnInfo) -> Result<Connection, WireError> {
     Ok(connection)
 }
 
-fn connected(info: &ConnInfo) -> LoadResult<Connection> {
+pub(super) fn connected(info: &ConnInfo) -> LoadResult<Connection> {
     connect(info)
         .map_err(|error| LoadError::server(&format!("cannot connect to {}", info.describe()), &error))
 }
@@ -68,7 +70,7 @@ fn with_database(info: &ConnInfo, name: &str) -> LoadResult<ConnInfo> {
 }
 
 /// A session from which databases can be made.
-fn maintenance(info: &ConnInfo) -> LoadResult<Connection> {
+pub(super) fn maintenance(info: &ConnInfo) -> LoadResult<Connection> {
     match connect(&with_database(info, "postgres")?) {
         Err(error) if error.sqlstate() == Some("3D000") => connected(&with_database(info, "template1")?),
         Err(error) => Err(LoadError::server(&format!("cannot connect to {}", info.describe()), &error)),
@@ -100,7 +102,7 @@ pub(super) fn facts(info: &ConnInfo) -> LoadResult<TargetFacts> {
     Ok(facts)
 }
 
-fn names(connection: &mut Connection, sql: &str) -> Result<BTreeSet<Vec<u8>>, WireError> {
+pub(super) fn names(connection: &mut Connection, sql: &str) -> Result<BTreeSet<Vec<u8>>, WireError> {
     let rows = connection.query(sql)?;
     rows.iter().map(|row| Ok(row.bytes("name")?.unwrap_or_default().to_vec())).collect()
 }
@@ -223,12 +225,15 @@ pub(super) fn create(info: &ConnInfo, create: &str, made_as: &str, key: &journal
 /// A run that was killed while it made the database left one that holds nothing but a journal.
 fn remove_left(info: &ConnInfo, server: &mut Connection, made_as: &str) -> LoadResult<()> {
     let left = server
-        .query(&format!("SELECT FROM pg_catalog.pg_database WHERE datname = {}", quote_literal(made_as)))
+        .query(&format!(
+            "SELECT datconnlimit = -2 AS half_dropped FROM pg_catalog.pg_database WHERE datname = {}",
+            quote_literal(made_as)
+        ))
         .map_err(|error| asked(&error))?;
-    if left.is_empty() {
-        return Ok(());
-    }
-    if !facts(&with_database(info, made_as)?)?.objects.is_empty() {
+    let Some(left) = left.first() else { return Ok(()) };
+    // A server that crashed while it dropped one lets nobody into it, but drops it again.
+    let is_half_dropped = left.boolean("half_dropped").map_err(|error| asked(&error))?;
+    if !is_half_dropped && !facts(&with_database(info, made_as)?)?.objects.is_empty() {
         return Err(LoadError::new(
             LoadErrorKind::Destination,
             format!("the database `{made_as}` is in the way"),

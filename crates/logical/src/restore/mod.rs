@@ -13,28 +13,29 @@
 
 pub(crate) mod clock;
 mod contents;
-mod count;
 mod emit;
 mod list;
 mod options;
 mod parallel;
+mod rows_in_pieces;
 mod run;
 mod schedule;
 mod select;
 mod server;
 mod source;
+mod verify;
 
 pub use contents::Contents;
-pub use count::count_data;
 pub use list::{print_list, use_list};
 pub use options::{NameList, RestoreOptions, Selection};
 pub use run::{restore, write_script};
-pub use source::{Archive, Input, LiveData};
+pub use source::{Archive, Input, LiveData, ReadSeek};
+pub use verify::{ArchiveVerification, count_data, verify_archive};
 
 pub(crate) use emit::{Emitter, Job, Target, loads_through_root};
 pub(crate) use select::{Pass, Wanted, select};
 pub(crate) use server::Server;
-pub(crate) use source::{Piece, Source};
+pub(crate) use source::{Piece, Pieces, Source};
 
 /// Is told what happens. Texts are stock's, without the program's name.
 pub trait Reporter: Sync {

@@ -6,10 +6,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use pgkeep_format::archive::{DumpId, Section};
+use pgkeep_format::archive::{DumpId, Section, TocEntry};
 
 use super::contents::Contents;
 use super::select::Pass;
+
+/// Bytes of data that are loaded, or indexed, in a moment.
+const SMALL: u64 = 64 << 10;
 
 /// What is left to do.
 #[derive(Debug)]
@@ -21,6 +24,7 @@ pub(crate) struct Schedule {
     passes: Vec<Pass>,
     /// Larger first, then by number.
     priorities: Vec<(std::cmp::Reverse<u64>, DumpId, usize)>,
+    small: Vec<bool>,
     pending: BTreeSet<usize>,
     ready: BTreeSet<(std::cmp::Reverse<u64>, DumpId, usize)>,
     running: BTreeSet<usize>,
@@ -70,7 +74,13 @@ impl Schedule {
                 dependents[*need].push(index);
             }
         }
+        // Where no size is known nothing is small, and nobody knows what a view holds.
+        let is_known = sizes.iter().any(|size| *size > 0);
+        let is_small = |(entry, size): (&TocEntry, &u64)| {
+            is_known && *size < SMALL && entry.desc != "MATERIALIZED VIEW DATA"
+        };
         Schedule {
+            small: entries.iter().zip(&sizes).map(is_small).collect(),
             missing: dependencies.iter().map(Vec::len).collect(),
             passes: entries.iter().map(Pass::of).collect(),
             priorities: entries
@@ -122,6 +132,23 @@ impl Schedule {
             };
             self.collect_ready();
         }
+    }
+
+    /// The next small entry, for a worker that is at another one. It is running from now on.
+    pub(crate) fn next_small(&mut self) -> Option<usize> {
+        // The largest come first, so that the small ones are at the end.
+        let next = self.ready.iter().next_back().copied().filter(|(_, _, index)| self.is_small(*index))?;
+        if self.conflicts(next.2) {
+            return None;
+        }
+        self.ready.remove(&next);
+        self.running.insert(next.2);
+        Some(next.2)
+    }
+
+    /// Takes hardly longer than it takes to be told of it.
+    pub(crate) fn is_small(&self, index: usize) -> bool {
+        self.small[index]
     }
 
     /// An entry is done.
@@ -206,6 +233,26 @@ mod tests {
         }
         assert!(schedule.left().is_empty());
         order
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_small_is_handed_out_ahead() {
+        let contents = contents(&[
+            (1, "TABLE DATA", Section::Data, &[]),
+            (2, "TABLE DATA", Section::Data, &[]),
+            (3, "FUNCTION", Section::Data, &[]),
+            (4, "MATERIALIZED VIEW DATA", Section::Data, &[]),
+        ]);
+        let mut schedule = Schedule::new(&contents, vec![1 << 20, 100, 0, 0]);
+        schedule.start();
+        assert_eq!(schedule.next(), Some(0));
+        assert_eq!(
+            (schedule.next_small(), schedule.next_small(), schedule.next_small()),
+            (Some(2), Some(1), None)
+        );
+        let mut unknown = Schedule::new(&contents, vec![0; 4]);
+        unknown.start();
+        assert_eq!((unknown.next(), unknown.next_small()), (Some(0), None));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::{BackupId, Compression, RepoError, Stanza, key};
 
 pub use archive_reader::DumpPartReader;
 pub use inventory::DumpInventory;
+pub(crate) use manifest::answer_lines;
 pub use reader::{DumpReader, PartHasher};
 pub use writer::DumpWriter;
 
@@ -56,7 +57,7 @@ pub struct DumpPart {
     /// Entries of the archive's table of contents.
     #[serde(default)]
     pub entries: u64,
-    /// Entries with rows.
+    /// Entries with data: tables, and large objects.
     #[serde(default)]
     pub tables: u64,
     /// Rows of all of them.

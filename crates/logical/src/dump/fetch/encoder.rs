@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 use std::sync::mpsc::SyncSender;
 
-use pgkeep_format::archive::{Compression, DataKind, PIECE_DIGEST_LENGTH};
+use pgkeep_format::archive::{Compression, DataKind};
 
-use super::window::{Item, PartFacts, Window};
-use crate::compress::{Codec, Framing, GzipStream, PieceCompressor};
+use super::Fetching;
+use super::window::{Item, PieceFacts, Window};
+use crate::compress::{Codec, Framing, GzipStream, PieceCompressor, piece_digest};
 use crate::dump::progress::DumpObserver;
 use crate::error::{LogicalError, Result};
 
@@ -40,6 +41,7 @@ pub(super) struct Encoder<'a> {
     window: &'a Window,
     codec: Codec,
     framing: Framing,
+    piece_bytes: u64,
     observer: Option<&'a dyn DumpObserver>,
     part: usize,
     kind: DataKind,
@@ -54,14 +56,14 @@ pub(super) struct Encoder<'a> {
 impl<'a> Encoder<'a> {
     pub(super) fn new(
         window: &'a Window,
-        codec: Codec,
-        framing: Framing,
+        fetching: &Fetching,
         observer: Option<&'a dyn DumpObserver>,
     ) -> Encoder<'a> {
         Encoder {
             window,
-            codec,
-            framing,
+            codec: fetching.codec,
+            framing: fetching.framing,
+            piece_bytes: fetching.piece_bytes.max(1),
             observer,
             part: 0,
             kind: DataKind::Text,
@@ -80,11 +82,7 @@ impl<'a> Encoder<'a> {
             Message::Begin { part, kind } => {
                 self.part = part;
                 self.kind = kind;
-                self.hasher.reset();
-                (self.plain_length, self.lines, self.checksum) = (0, 0, 1);
-                if kind != DataKind::LargeObjects {
-                    self.begin_stream()?;
-                }
+                self.begin_piece()?;
             }
             Message::Bytes(bytes) => return self.bytes(bytes),
             Message::LargeObject(oid) => {
@@ -99,24 +97,32 @@ impl<'a> Encoder<'a> {
                 self.window.push(self.part, Item::LargeObjectEnd)?;
             }
             Message::End { rows, is_last } => {
-                self.end_stream()?;
-                let rows = match self.kind {
+                self.end_piece(match self.kind {
                     DataKind::Text if is_last => self.lines.saturating_sub(LINES_OF_END),
                     DataKind::Text => self.lines,
                     _ => rows,
-                };
-                self.window.done(
-                    self.part,
-                    PartFacts {
-                        plain_length: self.plain_length,
-                        rows,
-                        digest: piece_digest(&self.hasher),
-                        checksum: self.checksum,
-                    },
-                );
+                })?;
+                self.window.done(self.part);
             }
         }
         Ok(None)
+    }
+
+    fn begin_piece(&mut self) -> Result<()> {
+        self.hasher.reset();
+        (self.plain_length, self.lines, self.checksum) = (0, 0, 1);
+        if self.kind == DataKind::LargeObjects { Ok(()) } else { self.begin_stream() }
+    }
+
+    fn end_piece(&mut self, rows: u64) -> Result<()> {
+        self.end_stream()?;
+        let facts = PieceFacts {
+            plain_length: self.plain_length,
+            rows,
+            digest: piece_digest(&self.hasher),
+            checksum: self.checksum,
+        };
+        self.window.push(self.part, Item::PieceEnd(facts))
     }
 
     fn begin_stream(&mut self) -> Result<()> {
@@ -135,7 +141,21 @@ impl<'a> Encoder<'a> {
         if rest.is_empty() { Ok(()) } else { self.window.push(self.part, Item::Bytes(rest)) }
     }
 
-    fn bytes(&mut self, bytes: Vec<u8>) -> Result<Option<Vec<u8>>> {
+    /// Ends the piece behind the row with which it is full, and begins another one.
+    fn bytes(&mut self, mut bytes: Vec<u8>) -> Result<Option<Vec<u8>>> {
+        while self.kind == DataKind::Text
+            && let Some(end) = cut(&bytes, self.piece_bytes.saturating_sub(self.plain_length))
+        {
+            let rest = bytes.split_off(end);
+            self.add(bytes)?;
+            self.end_piece(self.lines)?;
+            self.begin_piece()?;
+            bytes = rest;
+        }
+        self.add(bytes)
+    }
+
+    fn add(&mut self, bytes: Vec<u8>) -> Result<Option<Vec<u8>>> {
         let length = bytes.len() as u64;
         self.hasher.update(&bytes);
         self.plain_length += length;
@@ -166,13 +186,13 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// The digest of a piece.
-pub(crate) fn piece_digest(hasher: &blake3::Hasher) -> [u8; PIECE_DIGEST_LENGTH] {
-    let mut digest = [0; PIECE_DIGEST_LENGTH];
-    for (place, byte) in digest.iter_mut().zip(hasher.finalize().as_bytes()) {
-        *place = *byte;
-    }
-    digest
+/// Where rows of COPY's text are cut when `room` more bytes make a piece full: behind a line, and not where the lines that
+/// end the rows could have begun, since these belong to the last piece.
+fn cut(bytes: &[u8], room: u64) -> Option<usize> {
+    const FOLLOWING: usize = 16;
+    let from = usize::try_from(room).ok()?.saturating_sub(1);
+    let candidates = bytes.get(from..bytes.len().checked_sub(FOLLOWING)?)?;
+    candidates.iter().position(|byte| *byte == b'\n').map(|at| from + at + 1)
 }
 
 fn count_lines(bytes: &[u8]) -> u64 {
@@ -249,7 +269,19 @@ impl Write for Feed<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::count_lines;
+    use super::{count_lines, cut};
+
+    #[test]
+    fn rows_are_cut_behind_a_line_and_never_within_their_end_mark() {
+        let rows = b"one\ntwo\nthree\nfour and a long line\n";
+        assert_eq!(cut(rows, 0), Some(4));
+        assert_eq!(cut(rows, 4), Some(4));
+        assert_eq!(cut(rows, 5), Some(8));
+        assert_eq!(cut(rows, 15), None);
+        assert_eq!(cut(b"\n\n\n\\.\n\n\n", 0), None);
+        assert_eq!(cut(b"", 0), None);
+        assert_eq!(cut(rows, u64::MAX), None);
+    }
 
     #[test]
     fn lines_are_counted_beyond_what_a_byte_holds() {

@@ -7,6 +7,9 @@
 //! What a part holds does not depend on how many sessions there are, and parts are delivered in their order, so that an
 //! archive holds the same bytes (before compression) as one that a single session fetched. Parts of a table are ranges of
 //! its pages: in one snapshot every row has one place, so that ranges hold each row once, in the order of a whole COPY.
+//!
+//! A part is compressed in *pieces*, each to be read apart from all others; a part that one session fetches of a large table
+//! has several, cut between rows.
 
 mod encoder;
 mod plan;
@@ -16,7 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use pgkeep_format::archive::{Compression, DumpId};
+use pgkeep_format::archive::{Compression, DataKind, DumpId};
 
 use super::define::DataSource;
 use super::large_objects;
@@ -31,7 +34,7 @@ use encoder::{Encoder, Feed, Message};
 pub(crate) use plan::{PageRange, Plan, PlannedEntry, Sequence};
 use plan::{Part, PartOf};
 use window::Window;
-pub(crate) use window::{Item, PartFacts};
+pub(crate) use window::{Item, PieceFacts};
 
 /// Buffers that wait for the thread that compresses.
 const WAITING_BUFFERS: usize = 16;
@@ -43,6 +46,8 @@ pub(crate) struct Fetching {
     pub(crate) rows: RowFormat,
     pub(crate) codec: Codec,
     pub(crate) framing: Framing,
+    /// Bytes of a piece of rows, about.
+    pub(crate) piece_bytes: u64,
     pub(crate) observed: Option<Arc<Observed>>,
 }
 
@@ -61,14 +66,16 @@ impl Delivery {
     }
 
     /// Hands out the next part.
-    pub(crate) fn part(&mut self, take: &mut dyn FnMut(Item) -> Result<()>) -> Result<PartFacts> {
+    pub(crate) fn part(&mut self, take: &mut dyn FnMut(Item) -> Result<()>) -> Result<()> {
         self.window.deliver(take)
     }
 
     /// Tells that an entry is written.
     pub(crate) fn ended(&self, entry: &PlannedEntry, plain_length: u64, rows: u64) {
-        if let Some(observed) = &self.observed {
-            let rows = (entry.kind == pgkeep_format::archive::DataKind::Text).then_some(rows);
+        // Large objects are no rows of anything.
+        let observed = self.observed.as_ref().filter(|_| entry.kind != DataKind::LargeObjects);
+        if let Some(observed) = observed {
+            let rows = (entry.kind == DataKind::Text).then_some(rows);
             observed.ended(entry.id, WrittenData { bytes: plain_length, rows });
         }
     }
@@ -100,7 +107,7 @@ pub(crate) fn fetch<T>(
                 let _guard = Ended(window);
                 let observed = fetching.observed.as_deref();
                 let observer = observed.map(|observed| &*observed.observer as &dyn DumpObserver);
-                let encoder = Encoder::new(window, fetching.codec, fetching.framing, observer);
+                let encoder = Encoder::new(window, fetching, observer);
                 let worker = Worker { session, locks, locked: None, fetching, window, plan };
                 let result = if is_alone && fetching.codec.compression != Compression::None {
                     // One thread reads, another one compresses.

@@ -20,10 +20,12 @@ const MEMORY: usize = 80 << 20;
 const HEAD_MEMORY: usize = 8 << 20;
 /// Bytes that wait in temporary files.
 const SPILLED: u64 = 2 << 30;
+/// What an item without bytes counts for.
+const SMALL: usize = 16;
 /// Parts that may be taken ahead of the head.
 const PARTS_AHEAD: usize = 256;
 
-/// A piece of what a part holds, compressed.
+/// What comes of a part, compressed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Item {
     Bytes(Vec<u8>),
@@ -31,16 +33,48 @@ pub(crate) enum Item {
     LargeObject(u32),
     /// It ends.
     LargeObjectEnd,
+    /// What came since the last end is a piece. Every part ends with one.
+    PieceEnd(PieceFacts),
 }
 
-/// What a part held.
+impl Item {
+    /// What it counts for.
+    fn length(&self) -> usize {
+        match self {
+            Item::Bytes(bytes) => bytes.len(),
+            Item::LargeObject(_) | Item::LargeObjectEnd | Item::PieceEnd(_) => SMALL,
+        }
+    }
+}
+
+/// What a piece holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PartFacts {
+pub(crate) struct PieceFacts {
     pub(crate) plain_length: u64,
     pub(crate) rows: u64,
     pub(crate) digest: [u8; PIECE_DIGEST_LENGTH],
     /// Adler-32, where it is needed.
     pub(crate) checksum: u32,
+}
+
+impl PieceFacts {
+    const ENCODED_LENGTH: usize = 16 + PIECE_DIGEST_LENGTH;
+
+    /// All but the checksum, for a temporary file.
+    fn encode(&self) -> Vec<u8> {
+        [&self.plain_length.to_le_bytes()[..], &self.rows.to_le_bytes(), &self.digest].concat()
+    }
+
+    fn decode(bytes: &[u8; Self::ENCODED_LENGTH], checksum: u32) -> PieceFacts {
+        let mut facts = PieceFacts { plain_length: 0, rows: 0, digest: [0; PIECE_DIGEST_LENGTH], checksum };
+        let (numbers, digest) = bytes.split_at(16);
+        if let (Some((length, rest)), Ok(digest)) = (numbers.split_first_chunk(), digest.try_into()) {
+            facts.plain_length = u64::from_le_bytes(*length);
+            facts.rows = rest.try_into().map_or(0, u64::from_le_bytes);
+            facts.digest = digest;
+        }
+        facts
+    }
 }
 
 /// Where sessions and the writer meet.
@@ -74,14 +108,14 @@ struct Slot {
     items: VecDeque<Item>,
     bytes: usize,
     spill: Option<Spill>,
-    done: Option<PartFacts>,
+    done: bool,
 }
 
 /// What the writer gets.
 enum News {
     Item(Item),
     Spill(Spill),
-    Done(PartFacts),
+    Done,
 }
 
 impl Window {
@@ -118,10 +152,7 @@ impl Window {
 
     /// Hands over what comes next of a part that was taken.
     pub(crate) fn push(&self, part: usize, item: Item) -> Result<()> {
-        let length = match &item {
-            Item::Bytes(bytes) => bytes.len(),
-            Item::LargeObject(_) | Item::LargeObjectEnd => 16,
-        };
+        let length = item.length();
         let mut state = self.lock();
         loop {
             if state.stopped {
@@ -164,9 +195,9 @@ impl Window {
     }
 
     /// A part is complete.
-    pub(crate) fn done(&self, part: usize, facts: PartFacts) {
+    pub(crate) fn done(&self, part: usize) {
         let mut state = self.lock();
-        state.slots.entry(part).or_default().done = Some(facts);
+        state.slots.entry(part).or_default().done = true;
         self.news.notify_one();
     }
 
@@ -205,9 +236,7 @@ impl Window {
             let head = state.head;
             let slot = state.slots.entry(head).or_default();
             if let Some(item) = slot.items.pop_front() {
-                if let Item::Bytes(bytes) = &item {
-                    slot.bytes = slot.bytes.saturating_sub(bytes.len());
-                }
+                slot.bytes = slot.bytes.saturating_sub(item.length());
                 self.room.notify_all();
                 return Ok(News::Item(item));
             }
@@ -216,7 +245,7 @@ impl Window {
                 self.room.notify_all();
                 return Ok(News::Spill(spill));
             }
-            if let Some(facts) = slot.done {
+            if slot.done {
                 state.slots.remove(&head);
                 state.head += 1;
                 let next = state.head;
@@ -224,19 +253,19 @@ impl Window {
                 let waiting = state.slots.get(&next).map_or(0, |slot| slot.bytes);
                 state.buffered = state.buffered.saturating_sub(waiting);
                 self.room.notify_all();
-                return Ok(News::Done(facts));
+                return Ok(News::Done);
             }
             state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Hands the next part to `take`, item by item, and tells what it held.
-    pub(crate) fn deliver(&self, take: &mut dyn FnMut(Item) -> Result<()>) -> Result<PartFacts> {
+    /// Hands the next part to `take`, item by item.
+    pub(crate) fn deliver(&self, take: &mut dyn FnMut(Item) -> Result<()>) -> Result<()> {
         loop {
             match self.news()? {
                 News::Item(item) => take(item)?,
                 News::Spill(spill) => spill.each(take)?,
-                News::Done(facts) => return Ok(facts),
+                News::Done => return Ok(()),
             }
         }
     }
@@ -261,12 +290,17 @@ impl Spill {
     }
 
     fn put(&mut self, item: &Item) -> Result<()> {
+        let encoded;
         let (kind, value, bytes): (u8, u32, &[u8]) = match item {
             Item::Bytes(bytes) => (0, u32::try_from(bytes.len()).unwrap_or(u32::MAX), bytes),
             Item::LargeObject(oid) => (1, *oid, &[]),
             Item::LargeObjectEnd => (2, 0, &[]),
+            Item::PieceEnd(facts) => {
+                encoded = facts.encode();
+                (3, facts.checksum, &encoded)
+            }
         };
-        self.length += bytes.len().max(16) as u64;
+        self.length += item.length() as u64;
         let head = [&[kind][..], &value.to_le_bytes()].concat();
         self.file
             .write_all(&head)
@@ -296,7 +330,12 @@ impl Spill {
                     Item::Bytes(bytes)
                 }
                 1 => Item::LargeObject(value),
-                _ => Item::LargeObjectEnd,
+                2 => Item::LargeObjectEnd,
+                _ => {
+                    let mut bytes = [0; PieceFacts::ENCODED_LENGTH];
+                    file.read_exact(&mut bytes).map_err(failed)?;
+                    Item::PieceEnd(PieceFacts::decode(&bytes, value))
+                }
             })?;
         }
     }
@@ -306,8 +345,8 @@ impl Spill {
 mod tests {
     use super::*;
 
-    fn facts(rows: u64) -> PartFacts {
-        PartFacts { plain_length: 0, rows, digest: [0; 16], checksum: 1 }
+    fn facts(rows: u64) -> PieceFacts {
+        PieceFacts { plain_length: rows << 40, rows, digest: [7; 16], checksum: 1 }
     }
 
     #[test]
@@ -324,22 +363,23 @@ mod tests {
                         }
                         window.push(part, Item::LargeObject(part as u32)).unwrap();
                         window.push(part, Item::LargeObjectEnd).unwrap();
-                        window.done(part, facts(part as u64));
+                        window.push(part, Item::PieceEnd(facts(part as u64))).unwrap();
+                        window.done(part);
                     }
                 });
             }
             for part in 0..50 {
                 let mut items = Vec::new();
-                let found = window
+                window
                     .deliver(&mut |item| {
                         items.push(item);
                         Ok(())
                     })
                     .unwrap();
-                assert_eq!(found.rows, part as u64);
                 let byte = u8::try_from(part).unwrap();
                 let mut expected: Vec<Item> = (0..part % 7).map(|_| Item::Bytes(vec![byte; 300])).collect();
-                expected.extend([Item::LargeObject(part as u32), Item::LargeObjectEnd]);
+                let ended = Item::PieceEnd(facts(part as u64));
+                expected.extend([Item::LargeObject(part as u32), Item::LargeObjectEnd, ended]);
                 assert_eq!(items, expected);
             }
             assert!(window.take().is_none());

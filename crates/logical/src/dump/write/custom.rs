@@ -99,16 +99,22 @@ impl Blocks<'_, '_> {
         if self.is_gzip {
             self.out.put_chunks(&GzipStream::HEADER)?;
         }
+        let Blocks { out, index, .. } = self;
+        let mut offset = out.position;
         for _ in entry.parts.clone() {
-            let offset = self.out.position;
             // What was compressed apart never shares a chunk: stock looks for a new frame only where a chunk begins.
-            let out = &mut *self.out;
-            let facts = delivery.part(&mut |item| match item {
-                Item::Bytes(bytes) => out.put_chunks(&bytes),
-                Item::LargeObject(_) | Item::LargeObjectEnd => Ok(()),
+            delivery.part(&mut |item| {
+                match item {
+                    Item::Bytes(bytes) => out.put_chunks(&bytes)?,
+                    Item::PieceEnd(facts) => {
+                        stream.join(facts.checksum, facts.plain_length);
+                        index.piece(offset, out.position, &facts);
+                        offset = out.position;
+                    }
+                    Item::LargeObject(_) | Item::LargeObjectEnd => {}
+                }
+                Ok(())
             })?;
-            stream.join(facts.checksum, facts.plain_length);
-            self.index.piece(offset, self.out.position, &facts);
         }
         if self.is_gzip {
             self.out.put_chunks(&stream.end())?;
@@ -117,15 +123,19 @@ impl Blocks<'_, '_> {
     }
 
     fn objects(&mut self, entry: &PlannedEntry, delivery: &mut Delivery) -> Result<()> {
+        let Blocks { out, index, .. } = self;
+        let mut offset = out.position;
         for _ in entry.parts.clone() {
-            let offset = self.out.position;
-            let out = &mut *self.out;
-            let facts = delivery.part(&mut |item| match item {
+            delivery.part(&mut |item| match item {
                 Item::LargeObject(oid) => out.put_object(oid),
                 Item::Bytes(bytes) => out.put_chunks(&bytes),
                 Item::LargeObjectEnd => out.put_end(),
+                Item::PieceEnd(facts) => {
+                    index.piece(offset, out.position, &facts);
+                    offset = out.position;
+                    Ok(())
+                }
             })?;
-            self.index.piece(offset, self.out.position, &facts);
         }
         self.out.put_object(0)
     }

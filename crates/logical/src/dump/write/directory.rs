@@ -116,13 +116,19 @@ impl Directory<'_, '_> {
 
     fn rows(&mut self, entry: &PlannedEntry, delivery: &mut Delivery) -> Result<()> {
         let mut file = self.open_data(&data_file(entry.id))?;
+        let mut offset = 0;
         for _ in entry.parts.clone() {
-            let offset = file.position;
-            let facts = delivery.part(&mut |item| match item {
-                Item::Bytes(bytes) => file.put(&bytes),
-                Item::LargeObject(_) | Item::LargeObjectEnd => Ok(()),
+            delivery.part(&mut |item| {
+                match item {
+                    Item::Bytes(bytes) => file.put(&bytes)?,
+                    Item::PieceEnd(facts) => {
+                        self.index.piece(offset, file.position, &facts);
+                        offset = file.position;
+                    }
+                    Item::LargeObject(_) | Item::LargeObjectEnd => {}
+                }
+                Ok(())
             })?;
-            self.index.piece(offset, file.position, &facts);
         }
         self.close(file)
     }
@@ -132,7 +138,7 @@ impl Directory<'_, '_> {
         let mut list = self.open(&large_object_list(entry.id))?;
         for _ in entry.parts.clone() {
             let mut file = None;
-            let facts = delivery.part(&mut |item| match (item, &mut file) {
+            delivery.part(&mut |item| match (item, &mut file) {
                 (Item::LargeObject(oid), file) => {
                     *file = Some(self.open_data(&large_object_file(oid))?);
                     list.put(large_object_line(oid).as_bytes())
@@ -140,8 +146,11 @@ impl Directory<'_, '_> {
                 (Item::Bytes(bytes), Some(file)) => file.put(&bytes),
                 (Item::Bytes(_), None) => Ok(()),
                 (Item::LargeObjectEnd, file) => file.take().map_or(Ok(()), |file| self.close(file)),
+                (Item::PieceEnd(facts), _) => {
+                    self.index.piece(0, 0, &facts);
+                    Ok(())
+                }
             })?;
-            self.index.piece(0, 0, &facts);
         }
         self.close(list)
     }

@@ -2,7 +2,7 @@
 
 use pgkeep_format::archive::{Compression, DataPiece, DumpId, IndexedEntry, PieceIndex};
 
-use crate::dump::fetch::{PartFacts, PlannedEntry};
+use crate::dump::fetch::{PieceFacts, PlannedEntry};
 
 /// Collects what was written.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl IndexBuilder {
     }
 
     /// A piece of it was written from `offset` to `end`.
-    pub(super) fn piece(&mut self, offset: u64, end: u64, facts: &PartFacts) {
+    pub(super) fn piece(&mut self, offset: u64, end: u64, facts: &PieceFacts) {
         if let Some(entry) = self.index.entries.last_mut() {
             entry.pieces.push(DataPiece {
                 offset,

@@ -66,13 +66,20 @@ impl LiveData for Fetched {
         }
         let (mut bytes, mut rows) = (0, 0);
         for _ in entry.parts.clone() {
-            let facts = self.delivery.part(&mut |item| match item {
-                Item::Bytes(bytes) => out.write_all(&bytes).map_err(|error| LogicalError::output(&error)),
-                Item::LargeObject(_) | Item::LargeObjectEnd => Ok(()),
+            self.delivery.part(&mut |item| {
+                match item {
+                    Item::Bytes(bytes) => {
+                        out.write_all(&bytes).map_err(|error| LogicalError::output(&error))?
+                    }
+                    Item::PieceEnd(facts) => {
+                        bytes += facts.plain_length;
+                        rows += facts.rows;
+                    }
+                    Item::LargeObject(_) | Item::LargeObjectEnd => {}
+                }
+                Ok(())
             })?;
             self.next += 1;
-            bytes += facts.plain_length;
-            rows += facts.rows;
         }
         self.delivery.ended(entry, bytes, rows);
         Ok(())

@@ -76,16 +76,22 @@ impl Members<'_, '_> {
         let index = &mut self.index;
         spooled_member(self.out, &data_file(entry.id), |spool| {
             let mut position = 0;
+            let mut offset = 0;
             for _ in entry.parts.clone() {
-                let offset = position;
-                let facts = delivery.part(&mut |item| match item {
-                    Item::Bytes(bytes) => {
-                        position += bytes.len() as u64;
-                        spool.write_all(&bytes).map_err(|error| spool_error(&error))
+                delivery.part(&mut |item| {
+                    match item {
+                        Item::Bytes(bytes) => {
+                            position += bytes.len() as u64;
+                            spool.write_all(&bytes).map_err(|error| spool_error(&error))?;
+                        }
+                        Item::PieceEnd(facts) => {
+                            index.piece(offset, position, &facts);
+                            offset = position;
+                        }
+                        Item::LargeObject(_) | Item::LargeObjectEnd => {}
                     }
-                    Item::LargeObject(_) | Item::LargeObjectEnd => Ok(()),
+                    Ok(())
                 })?;
-                index.piece(offset, position, &facts);
             }
             Ok(())
         })
@@ -95,7 +101,7 @@ impl Members<'_, '_> {
         let mut list = String::new();
         for _ in entry.parts.clone() {
             let mut open: Option<(u32, SpooledTempFile)> = None;
-            let facts = delivery.part(&mut |item| match (item, &mut open) {
+            delivery.part(&mut |item| match (item, &mut open) {
                 (Item::LargeObject(oid), open) => {
                     *open = Some((oid, tempfile::spooled_tempfile(IN_MEMORY)));
                     Ok(())
@@ -109,8 +115,11 @@ impl Members<'_, '_> {
                     list.push_str(&large_object_line(oid));
                     put_spooled(self.out, &large_object_file(oid), spool)
                 }
+                (Item::PieceEnd(facts), _) => {
+                    self.index.piece(0, 0, &facts);
+                    Ok(())
+                }
             })?;
-            self.index.piece(0, 0, &facts);
         }
         member(self.out, &large_object_list(entry.id), list.as_bytes())
     }

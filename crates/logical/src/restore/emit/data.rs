@@ -1,6 +1,6 @@
 //! Entries with what they bring: definition, rows, large objects, statistics.
 
-use pgkeep_format::archive::TocEntry;
+use pgkeep_format::archive::{IndexedEntry, TocEntry};
 
 use super::entry::Part;
 use super::split::CommandSplitter;
@@ -161,6 +161,46 @@ impl Emitter<'_> {
             job.reporter.info(&format!("enabling triggers for {}", entry.tag));
             self.become_user(job.options.superuser.as_ref())?;
             self.command([b"ALTER TABLE ", &table[..], b" ENABLE TRIGGER ALL;\n\n"].concat())?;
+        }
+        Ok(())
+    }
+
+    /// Loads a piece of rows into a table that this restore made.
+    pub(crate) fn restore_piece(
+        &mut self,
+        source: &mut Source,
+        entry: &TocEntry,
+        indexed: &IndexedEntry,
+        number: usize,
+    ) -> Result<()> {
+        self.begin_rows(entry, number == 0)?;
+        let copy = entry.copy_statement.as_deref().unwrap_or_default();
+        let Target::Server(server) = &mut self.target else { return Ok(()) };
+        server.copy(copy, &entry.tag, |sink| {
+            source.piece(entry, indexed, number, &mut |piece| match piece {
+                Piece::Bytes(bytes) => sink(bytes),
+                Piece::LargeObject(_) | Piece::LargeObjectEnd => Err(misplaced(entry)),
+            })
+        })
+    }
+
+    /// Takes away the rows of pieces that were loaded before another one was refused.
+    pub(crate) fn empty_table(&mut self, entry: &TocEntry) -> Result<()> {
+        self.begin_rows(entry, false)?;
+        let mut table = Vec::new();
+        self.push_qualified(&mut table, entry.namespace.as_deref(), &entry.tag);
+        self.command([b"TRUNCATE TABLE ONLY ", &table[..], b";\n\n"].concat())
+    }
+
+    fn begin_rows(&mut self, entry: &TocEntry, tell: bool) -> Result<()> {
+        if let Some(server) = self.server() {
+            server.begin_entry(entry);
+        }
+        self.become_owner(entry.owner.as_ref())?;
+        self.select_schema(entry.namespace.as_ref())?;
+        if tell {
+            let namespace = entry.namespace.clone().unwrap_or_default();
+            self.job.reporter.info(&format!("processing data for table \"{namespace}.{}\"", entry.tag));
         }
         Ok(())
     }

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use pgkeep_format::archive::{
-    ArchiveDecoder, ArchiveError, ArchiveFormat, BlockHeader, BlockKind, Compression, DataLocation, DumpId,
-    TocEntry,
+    ArchiveDecoder, ArchiveError, ArchiveFormat, BlockHeader, BlockKind, Compression, DataLocation,
+    DataPiece, DumpId, INDEX_DUMP_ID, INDEX_TRAILER_LENGTH, IndexTrailer, IndexedEntry, PieceIndex, TocEntry,
 };
 
-use super::{Piece, Sink, data_error, pass};
-use crate::compress::{Framing, buffered_reader};
+use super::pieces::{PieceChunks, are_joined};
+use super::{Piece, ReadSeek, Sink, data_error, pass};
+use crate::compress::{Framing, buffered_reader, piece_reader};
 use crate::error::{LogicalError, Result};
 use crate::restore::contents::Contents;
 
@@ -28,6 +29,8 @@ pub(crate) struct Custom {
 
 enum Bytes {
     File(BufReader<File>),
+    /// What can be read at any place and is no file.
+    Seekable(BufReader<Box<dyn ReadSeek + Send>>),
     Stream(Box<dyn Read + Send>),
 }
 
@@ -41,12 +44,15 @@ impl Read for Bytes {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Bytes::File(file) => file.read(buffer),
+            Bytes::Seekable(reader) => reader.read(buffer),
             Bytes::Stream(stream) => stream.read(buffer),
         }
     }
 }
 
 const BUFFER: usize = 128 << 10;
+/// Bytes of the end of a series of chunks.
+const CHUNK_END: u64 = 5;
 
 impl Custom {
     pub(super) fn open_file(mut file: File) -> Result<(Contents, Custom)> {
@@ -58,13 +64,82 @@ impl Custom {
         Custom::open(Bytes::Stream(Box::new(BufReader::with_capacity(BUFFER, stream))), false)
     }
 
+    pub(super) fn open_seekable(reader: Box<dyn ReadSeek + Send>) -> Result<(Contents, Custom)> {
+        Custom::open(Bytes::Seekable(BufReader::with_capacity(BUFFER, reader)), true)
+    }
+
     fn open(bytes: Bytes, seekable: bool) -> Result<(Contents, Custom)> {
         let mut decoder = ArchiveDecoder::new(bytes);
         let header = decoder.header(ArchiveFormat::Custom)?;
         let entries = decoder.table(&header)?;
         let (scanned, compression) = (decoder.position(), header.compression);
-        let custom = Custom { decoder, compression, seekable, known: HashMap::new(), scanned };
+        let mut custom = Custom { decoder, compression, seekable, known: HashMap::new(), scanned };
+        if seekable && entries.iter().any(|entry| entry.data == DataLocation::Unknown) {
+            // It was written into a pipe. Without the index blocks are found by looking for them.
+            let index = custom.index().ok().flatten().unwrap_or_default();
+            custom.known.extend(index.entries.iter().map(|entry| (entry.dump_id, entry.start)));
+            custom.seek(scanned)?;
+        }
         Ok((Contents::new(header, entries)?, custom))
+    }
+
+    /// pgkeep's index; none when the archive does not end with one that was written for it.
+    pub(super) fn index(&mut self) -> Result<Option<PieceIndex>> {
+        let Some(length) = self.length()? else { return Ok(None) };
+        let trailer_length = INDEX_TRAILER_LENGTH as u64;
+        let Some(at) = length.checked_sub(trailer_length + CHUNK_END) else { return Ok(None) };
+        self.seek(at)?;
+        let mut trailer = [0; INDEX_TRAILER_LENGTH];
+        self.decoder.bytes(&mut trailer)?;
+        let Some(trailer) = IndexTrailer::decode(&trailer) else { return Ok(None) };
+        if trailer.block.saturating_add(trailer.length) > at {
+            return Ok(None);
+        }
+        self.seek(trailer.block)?;
+        match self.decoder.block() {
+            Ok(Some(BlockHeader { kind: BlockKind::Data, dump_id })) if dump_id == INDEX_DUMP_ID => {}
+            _ => return Ok(None),
+        }
+        let mut bytes = Vec::new();
+        let place = format!("the index at byte {}", trailer.block);
+        (&mut self.decoder.chunks())
+            .take(trailer.length)
+            .read_to_end(&mut bytes)
+            .map_err(|error| data_error(&error, &place))?;
+        let index = PieceIndex::decode(&bytes).map_err(|error| {
+            LogicalError::new(format!("{error} ({place})")).hint("the archive is damaged")
+        })?;
+        Ok(Some(index))
+    }
+
+    /// Whether the index says of an entry what can be.
+    pub(super) fn fits(&self, entry: &TocEntry, indexed: &IndexedEntry, compression: Compression) -> bool {
+        let is_there = match entry.data {
+            DataLocation::Offset(offset) => offset == indexed.start,
+            DataLocation::Unknown => true,
+            _ => false,
+        };
+        is_there && compression == self.compression && are_joined(indexed)
+    }
+
+    /// What a piece holds.
+    pub(super) fn piece(&mut self, piece: &DataPiece, place: &str) -> Result<Box<dyn Read + '_>> {
+        let compression = self.compression;
+        self.seek(piece.offset)?;
+        let chunks = PieceChunks::new(&mut self.decoder, piece.length);
+        piece_reader(BufReader::with_capacity(BUFFER, chunks), compression, Framing::Chunks)
+            .map_err(|error| data_error(&error, place))
+    }
+
+    /// Bytes of the archive; none where they are not known.
+    fn length(&mut self) -> Result<Option<u64>> {
+        match self.decoder.get_mut() {
+            Bytes::File(file) if self.seekable => file.seek(SeekFrom::End(0)),
+            Bytes::Seekable(reader) => reader.seek(SeekFrom::End(0)),
+            _ => return Ok(None),
+        }
+        .map(Some)
+        .map_err(|source| ArchiveError::Read { position: 0, source }.into())
     }
 
     /// The same archive for another thread. The table is read again, which also proves that it is the same.
@@ -169,6 +244,7 @@ impl Custom {
                 (Bytes::File(file), Ok(length)) if self.seekable => {
                     file.seek_relative(length).map(|()| wanted)
                 }
+                (Bytes::Seekable(reader), Ok(length)) => reader.seek_relative(length).map(|()| wanted),
                 (bytes, _) => io::copy(&mut bytes.take(wanted), &mut io::sink()),
             }
             .map_err(|source| ArchiveError::Read { position, source })?;
@@ -181,10 +257,12 @@ impl Custom {
     }
 
     fn seek(&mut self, offset: u64) -> Result<()> {
-        if let Bytes::File(file) = self.decoder.get_mut() {
-            file.seek(SeekFrom::Start(offset))
-                .map_err(|source| ArchiveError::Read { position: offset, source })?;
+        match self.decoder.get_mut() {
+            Bytes::File(file) => file.seek(SeekFrom::Start(offset)).map(drop),
+            Bytes::Seekable(reader) => reader.seek(SeekFrom::Start(offset)).map(drop),
+            Bytes::Stream(_) => Ok(()),
         }
+        .map_err(|source| ArchiveError::Read { position: offset, source })?;
         self.decoder.set_position(offset);
         Ok(())
     }
@@ -194,7 +272,12 @@ impl Custom {
         let mut sizes = vec![0; contents.entries.len()];
         let mut previous: Option<(usize, u64)> = None;
         for (index, entry) in contents.entries.iter().enumerate() {
-            let DataLocation::Offset(offset) = entry.data else { continue };
+            let offset = match entry.data {
+                DataLocation::Offset(offset) => Some(offset),
+                DataLocation::Unknown => self.known.get(&entry.dump_id).copied(),
+                _ => None,
+            };
+            let Some(offset) = offset else { continue };
             if let Some((previous, start)) = previous {
                 sizes[previous] = offset.saturating_sub(start);
             }
@@ -202,6 +285,7 @@ impl Custom {
         }
         let end = match self.decoder.get_mut() {
             Bytes::File(file) => file.get_ref().metadata().map_or(0, |metadata| metadata.len()),
+            Bytes::Seekable(reader) => reader.seek(SeekFrom::End(0)).unwrap_or(0),
             Bytes::Stream(_) => 0,
         };
         if let Some((last, start)) = previous {

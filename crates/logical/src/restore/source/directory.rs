@@ -1,21 +1,25 @@
 //! Data in directory archives: files beside `toc.dat`, each compressed or not as its suffix says.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use pgkeep_format::archive::{
-    ArchiveDecoder, ArchiveFormat, Compression, DataLocation, TocEntry, directory as names,
+    ArchiveDecoder, ArchiveFormat, Compression, DataKind, DataLocation, DataPiece, INDEX_FILE, IndexedEntry,
+    PieceIndex, TocEntry, directory as names,
 };
 
+use super::pieces::are_joined;
 use super::{Piece, Sink, data_error, pass};
-use crate::compress::{Framing, buffered_reader};
+use crate::compress::{Framing, buffered_reader, piece_reader};
 use crate::error::{LogicalError, Result, system_text};
 use crate::restore::contents::Contents;
 
 /// In the order in which stock looks for them.
 const COMPRESSIONS: [Compression; 4] =
     [Compression::None, Compression::Gzip, Compression::Lz4, Compression::Zstd];
+/// The largest index that is read: that of 10 TiB of rows in pieces of 32 MiB has 15 MiB.
+pub(super) const MAX_INDEX_LENGTH: u64 = 1 << 30;
 /// A line of a list of large objects is an OID and a name.
 const MAX_LINE_LENGTH: u64 = 1024;
 
@@ -114,6 +118,50 @@ impl Directory {
             pass(&mut *self.read(file)?, &format!("large object {oid}"), sink)?;
             sink(Piece::LargeObjectEnd)
         })
+    }
+
+    /// pgkeep's index; none when there is none.
+    pub(super) fn index(&self) -> Result<Option<PieceIndex>> {
+        let path = self.path.join(INDEX_FILE);
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|file| file.take(MAX_INDEX_LENGTH).read_to_end(&mut bytes)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                let error = system_text(&error);
+                return Err(LogicalError::new(format!("could not read \"{}\": {error}", path.display())));
+            }
+        }
+        PieceIndex::decode(&bytes).map(Some).map_err(|error| {
+            LogicalError::new(format!("{error} (file \"{}\")", path.display())).hint("the archive is damaged")
+        })
+    }
+
+    /// Whether the index says of an entry what can be.
+    pub(super) fn fits(&self, entry: &TocEntry, indexed: &IndexedEntry, compression: Compression) -> bool {
+        let DataLocation::File(name) = &entry.data else { return false };
+        if indexed.kind == DataKind::LargeObjects {
+            // Each is a file of its own, whose place the index does not say.
+            return true;
+        }
+        let found = names::is_plain_file_name(name).then(|| self.find(name).ok()).flatten();
+        let is_file_of = |(file, found): (File, Compression)| {
+            found == compression
+                && file.metadata().is_ok_and(|metadata| metadata.len() == indexed.end())
+                && indexed.pieces.first().is_none_or(|piece| piece.offset == 0)
+        };
+        are_joined(indexed) && found.is_some_and(is_file_of)
+    }
+
+    /// What a piece holds.
+    pub(super) fn piece(&self, entry: &TocEntry, piece: &DataPiece, place: &str) -> Result<Box<dyn Read>> {
+        let DataLocation::File(name) = &entry.data else { return Ok(Box::new(io::empty())) };
+        let opened = self.find(name).and_then(|(mut file, compression)| {
+            file.seek(SeekFrom::Start(piece.offset))?;
+            let reader = BufReader::with_capacity(128 << 10, file.take(piece.length));
+            piece_reader(reader, compression, Framing::File)
+        });
+        opened.map_err(|error| data_error(&error, place))
     }
 
     pub(super) fn sizes(&self, contents: &Contents) -> Vec<u64> {

@@ -1,17 +1,20 @@
 //! An open archive: its contents, and where its data is read from.
 //!
-//! - *Custom*, seekable: blocks are found by their offsets, or by scanning where a dump into a pipe could not know them.
-//!   Not seekable: entries come in the order of the file or not at all.
+//! - *Custom*, seekable (a file, or what else can be read at any place): blocks are found by their offsets, or by scanning
+//!   where a dump into a pipe could not know them. Not seekable: entries come in the order of the file or not at all.
 //! - *Directory*: a file for each entry, compressed or not, whatever the header says.
 //! - *Live*: a dump that is being made; there is no archive.
 //! - *Tar*: members are found by scanning headers. An archive on a pipe is copied to a temporary file first, since the
 //!   order of restoring is not that of the members.
 //!
 //! Bytes are handed on in pieces; nothing is held whole but the table of contents.
+//!
+//! Archives of pgkeep have an [index](pieces) by which a part of an entry's data can be read.
 
 mod custom;
 mod directory;
 mod live;
+mod pieces;
 mod tar;
 
 use std::fs::File;
@@ -25,6 +28,8 @@ use crate::error::{LogicalError, Result, system_text};
 use custom::Custom;
 use directory::Directory;
 pub use live::LiveData;
+pub(crate) use pieces::Pieces;
+pub(super) use pieces::differs;
 use tar::Tar;
 
 /// Where an archive comes from.
@@ -33,13 +38,21 @@ pub enum Input {
     Path(PathBuf),
     /// A pipe.
     Stream(Box<dyn Read + Send>),
+    /// A custom archive in something else that can be read at any place.
+    Seekable(Box<dyn ReadSeek + Send>),
 }
+
+/// Reads at any place.
+pub trait ReadSeek: Read + Seek {}
+
+impl<T: Read + Seek> ReadSeek for T {}
 
 impl std::fmt::Debug for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Input::Path(path) => f.debug_tuple("Path").field(path).finish(),
             Input::Stream(_) => f.write_str("Stream"),
+            Input::Seekable(_) => f.write_str("Seekable"),
         }
     }
 }
@@ -89,6 +102,10 @@ impl Archive {
         match input {
             Input::Path(path) => Archive::open_path(path, format),
             Input::Stream(stream) => Archive::open_stream(stream, format),
+            Input::Seekable(reader) => {
+                let (contents, custom) = Custom::open_seekable(reader)?;
+                Ok(Archive { contents, source: Source::Custom(Box::new(custom)), path: None })
+            }
         }
     }
 

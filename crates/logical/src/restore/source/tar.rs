@@ -6,12 +6,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use pgkeep_format::archive::{
-    ArchiveDecoder, ArchiveFormat, Compression, DataLocation, TocEntry, directory as names,
+    ArchiveDecoder, ArchiveFormat, Compression, DataKind, DataLocation, DataPiece, INDEX_FILE, IndexedEntry,
+    PieceIndex, TocEntry, directory as names,
 };
 use pgkeep_format::tar::{BLOCK, TarEntryKind, TarEvent, TarReader, padding_of};
 
-use super::directory::each_large_object;
-use super::{Piece, Sink, pass};
+use super::directory::{MAX_INDEX_LENGTH, each_large_object};
+use super::pieces::are_joined;
+use super::{Piece, Sink, data_error, pass};
 use crate::error::{LogicalError, Result, system_text};
 use crate::restore::contents::Contents;
 
@@ -87,6 +89,43 @@ impl Tar {
             "could not find file \"{}\" in archive",
             names::large_object_list(entry.dump_id)
         )))
+    }
+
+    /// pgkeep's index; none when there is none.
+    pub(super) fn index(&mut self) -> Result<Option<PieceIndex>> {
+        let Some(member) = self.member(INDEX_FILE.as_bytes())? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let place = format!("member \"{INDEX_FILE}\" at byte {}", member.offset);
+        Contained::new(&self.file, member)
+            .take(MAX_INDEX_LENGTH)
+            .read_to_end(&mut bytes)
+            .map_err(|error| data_error(&error, &place))?;
+        PieceIndex::decode(&bytes)
+            .map(Some)
+            .map_err(|error| LogicalError::new(format!("{error} ({place})")).hint("the archive is damaged"))
+    }
+
+    /// Whether the index says of an entry what can be.
+    pub(super) fn fits(&mut self, entry: &TocEntry, indexed: &IndexedEntry) -> Result<bool> {
+        let DataLocation::File(name) = &entry.data else { return Ok(false) };
+        if indexed.kind == DataKind::LargeObjects {
+            // Each is a member of its own, whose place the index does not say.
+            return Ok(true);
+        }
+        let member = self.member(name)?;
+        let is_member_of = |member: Member| {
+            member.size == indexed.end() && indexed.pieces.first().is_none_or(|piece| piece.offset == 0)
+        };
+        Ok(are_joined(indexed) && member.is_some_and(is_member_of))
+    }
+
+    /// What a piece holds.
+    pub(super) fn piece(&mut self, entry: &TocEntry, piece: &DataPiece) -> Result<Box<dyn Read + '_>> {
+        let DataLocation::File(name) = &entry.data else { return Ok(Box::new(io::empty())) };
+        let member = self.required(name)?;
+        let offset = member.offset.saturating_add(piece.offset);
+        let size = piece.length.min(member.size.saturating_sub(piece.offset));
+        Ok(Box::new(Contained::new(&self.file, Member { offset, size })))
     }
 
     fn required(&mut self, name: &[u8]) -> Result<Member> {
