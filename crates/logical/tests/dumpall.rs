@@ -141,20 +141,6 @@ fn mistakes_are_told_in_stocks_words() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said_before_anything_is_written() {
-    let cluster = Cluster::builder(18).start();
-    let connection = cluster.conninfo();
-    for options in [&["--password"][..], &["--password", "--globals-only"]] {
-        let mut arguments = vec!["-d", &connection];
-        arguments.extend_from_slice(options);
-        let mine = ours("pg_dumpall", &arguments);
-        assert_eq!(mine.status.code(), Some(1), "{options:?}");
-        assert_eq!(String::from_utf8_lossy(&mine.stdout), "", "{options:?}");
-        assert!(words(&mine).contains("is not supported yet"), "{options:?}: {}", words(&mine));
-    }
-}
-
-#[test]
 fn a_database_that_is_not_there_is_told_with_the_reason() {
     let cluster = Cluster::builder(18).start();
     let mine = ours("pg_dumpall", &["-d", &cluster.conninfo(), "-l", "nowhere"]);

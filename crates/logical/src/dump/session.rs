@@ -95,7 +95,7 @@ impl Session {
             connection,
             version,
             version_text,
-            encoding: Encoding::new("UTF8").ok_or_else(|| LogicalError::new("no encoding"))?,
+            encoding: Encoding::new("UTF8"),
             quoting: Quoting { all_identifiers: quote_all, standard_strings },
             database: database.to_owned(),
             is_standby: false,
@@ -189,10 +189,7 @@ impl Session {
             return Err(LogicalError::new(format!("invalid client encoding \"{name}\" specified")));
         }
         let name = self.one("SHOW client_encoding")?;
-        Encoding::new(&name).ok_or_else(|| {
-            LogicalError::new(format!("dumps in encoding \"{name}\" are not supported"))
-                .hint("Use --encoding=UTF8: whoever restores can have any encoding.")
-        })
+        Ok(Encoding::new(&name))
     }
 
     /// Says which relations the server refuses to expand, against traps set for whoever dumps (CVE-2024-7348).

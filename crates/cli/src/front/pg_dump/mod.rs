@@ -17,7 +17,7 @@ use pgkeep_wire::ConnInfo;
 
 use super::message::Messages;
 use super::password::Prompt;
-use super::program::{Mistake, Program};
+use super::program::Program;
 use arguments::Arguments;
 
 const NAME: &str = "pg_dump";
@@ -120,14 +120,6 @@ pub(super) fn compression(
     default: Compression,
 ) -> Result<(Compression, Option<i32>), String> {
     compression::parse(text, default).map(|(choice, _)| (choice.algorithm, choice.level))
-}
-
-/// An error when dumps with these options cannot be made at all. Other mistakes are left for the dump.
-pub(super) fn check_support(words: &[OsString]) -> Result<(), LogicalError> {
-    match Arguments::parse(words) {
-        Err(Mistake::Failure(error)) => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// The error of a dump, which has been told.

@@ -38,10 +38,6 @@ pub(super) fn check(words: &[OsString]) -> Result<(), String> {
 
 fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
     let Arguments { options, mut connection, prompt, file, sync, dump_words } = arguments;
-    if options.only.is_none() {
-        // What cannot be done is told before anything is written.
-        pg_dump::check_support(&dump_words)?;
-    }
     let clean = options.clean;
     let cluster = prompt
         .connected(&mut connection, messages, |connection| ClusterDump::start(connection, options.clone()))?;

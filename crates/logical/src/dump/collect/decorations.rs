@@ -67,8 +67,8 @@ impl Collector<'_> {
         if self.options.no_security_labels {
             return Ok(());
         }
-        // The original sorts no further, so which provider's label comes first is up to the server: asked for the same view,
-        // it gives the same order.
+        // The original sorts no further, so which provider's label comes first is up to the server's plan: asked for the same
+        // view it has the same one, unless its statistics changed.
         let rows = self.session.query(
             "SELECT provider, label, classoid, objoid, objsubid FROM pg_catalog.pg_seclabels \
              ORDER BY classoid, objoid, objsubid",
