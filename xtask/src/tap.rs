@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 
-use pgkeep_testkit::{pgkeep_binary, project_root};
+use pgkeep_testkit::{installation as server_installation, pgkeep_binary, project_root};
 
 use crate::{Failure, servers};
 
@@ -58,6 +58,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     servers::ensure()?;
     let source = Source::ensure(options.source.as_deref())?;
     let scripts = source.scripts(&options.wanted)?;
+    if let Some(warning) = source.warning(&server_version()?) {
+        eprintln!("{warning}");
+    }
     let run = Run::begin()?;
     let mut totals = Totals::read(&source);
     let unknown: Vec<&Script> =
@@ -90,6 +93,17 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let outcomes = run_all(options, &ours, &all, &totals);
     println!("logs: {}", run.logs().display());
     summarise(&outcomes)
+}
+
+/// The version of the server that the scripts run against, such as 18.6.
+fn server_version() -> Result<String, Failure> {
+    let postgres = server_installation(18).program("postgres");
+    let output = Command::new(&postgres).arg("--version").output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().nth(2).filter(|_| output.status.success());
+    version
+        .map(str::to_owned)
+        .ok_or_else(|| format!("`{} --version` says `{}`", postgres.display(), text.trim()).into())
 }
 
 /// Runs scripts, some at a time, and shows each result as it comes. In the order given.

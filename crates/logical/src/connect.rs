@@ -11,7 +11,16 @@ use crate::server_text::server_words;
 pub(crate) fn connect(info: &ConnInfo) -> Result<Connection> {
     Connection::connect_reporting(info, SessionMode::Sql).map_err(|attempts| {
         let texts: Vec<String> = attempts.iter().map(attempt_text).collect();
-        LogicalError::new(texts.join("\n"))
+        let mut error = LogicalError::new(texts.join("\n"));
+        match attempts.last().map(|attempt| &attempt.error) {
+            Some(WireError::PasswordMissing { .. }) => error.wants_password = true,
+            Some(WireError::PasswordFileIgnored { reason, .. }) => {
+                error.wants_password = true;
+                error.hint = Some(reason.clone());
+            }
+            _ => {}
+        }
+        error
     })
 }
 
@@ -21,7 +30,9 @@ fn attempt_text(Attempt { endpoint, error }: &Attempt) -> String {
             return format!("could not translate host name \"{host}\" to address: {}", system_text(source));
         }
         WireError::Unreachable { source, .. } => unreachable_text(endpoint, source),
-        WireError::PasswordMissing { .. } => "fe_sendauth: no password supplied".to_owned(),
+        WireError::PasswordMissing { .. } | WireError::PasswordFileIgnored { .. } => {
+            "fe_sendauth: no password supplied".to_owned()
+        }
         other => server_words(other),
     };
     format!("connection to server {} failed: {reason}", endpoint_text(endpoint))

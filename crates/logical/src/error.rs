@@ -19,6 +19,8 @@ pub struct LogicalError {
     pub hint: Option<String>,
     /// The message went to the [`Reporter`](crate::restore::Reporter) already; nothing of it is left to print.
     pub is_reported: bool,
+    /// The server wants a password and none is known: with one it may go well. `hint` says why a password file did not help.
+    pub wants_password: bool,
 }
 
 /// What a dump or a restore gives, or why not.
@@ -27,7 +29,13 @@ pub type Result<T> = std::result::Result<T, LogicalError>;
 impl LogicalError {
     /// An error with a message alone.
     pub fn new(message: impl Into<String>) -> LogicalError {
-        LogicalError { message: message.into(), detail: None, hint: None, is_reported: false }
+        LogicalError {
+            message: message.into(),
+            detail: None,
+            hint: None,
+            is_reported: false,
+            wants_password: false,
+        }
     }
 
     /// With something to do about it.

@@ -54,6 +54,14 @@ pub fn block_map(bytes: &[u8]) {
     answer(FrameRef::decode(None, &mut Reader::new(rest)));
 }
 
+/// The header of a dump's manifest, then its lines.
+pub fn dump_manifest(bytes: &[u8]) {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let header = serde_json::from_slice(lines.next().unwrap_or_default());
+    let Ok(header) = header else { return };
+    crate::dump::answer_lines(&header, lines);
+}
+
 /// The start of a manifest, its header, its lines.
 pub fn manifest(bytes: &[u8]) {
     answer(Preamble::decode("manifest", &with_crc(bytes, PREAMBLE_LEN)));

@@ -84,7 +84,7 @@ impl<'a> Authentication<'a> {
             3 => {
                 self.allow("password")?;
                 let password = self.password()?;
-                frontend::password_message(password.reveal().as_bytes(), out).map_err(not_sendable)?;
+                frontend::password_message(&raw_bytes(password.reveal()), out).map_err(not_sendable)?;
                 Ok(Progress::Answer)
             }
             5 => {
@@ -92,7 +92,7 @@ impl<'a> Authentication<'a> {
                 let mut salt = [0; 4];
                 salt.copy_from_slice(fields.bytes(4)?);
                 let password = self.password()?;
-                let hash = md5_hash(&raw_bytes(&self.settings.user), password.reveal().as_bytes(), salt);
+                let hash = md5_hash(&raw_bytes(&self.settings.user), &raw_bytes(password.reveal()), salt);
                 frontend::password_message(hash.as_bytes(), out).map_err(not_sendable)?;
                 Ok(Progress::Answer)
             }
@@ -239,7 +239,7 @@ impl<'a> Authentication<'a> {
             }
         };
         let password = self.password()?;
-        let scram = ScramSha256::new(password.reveal().as_bytes(), binding);
+        let scram = ScramSha256::new(&raw_bytes(password.reveal()), binding);
         frontend::sasl_initial_response(mechanism, scram.message(), out).map_err(not_sendable)?;
         self.scram = Some(scram);
         Ok(Progress::Answer)

@@ -52,6 +52,18 @@ impl Source {
         unpack(&root, &archive)
     }
 
+    /// What to say when the scripts are of a later minor version than the server: they may check what it does not do yet.
+    pub(super) fn warning(&self, server: &str) -> Option<String> {
+        let is_newer = minor(&self.version)? > minor(server)?;
+        is_newer.then(|| {
+            format!(
+                "warning: the scripts are of PostgreSQL {}, the server is {server}: \
+                 checks of what changed in between may fail; give its source with --source postgresql-{server}.tar.bz2",
+                self.version
+            )
+        })
+    }
+
     /// Folder that Perl looks for modules in.
     pub(super) fn modules(&self) -> PathBuf {
         self.folder.join(MODULES)
@@ -99,10 +111,14 @@ fn newest(root: &Path) -> Option<Source> {
     let versions = fs::read_dir(root).ok()?.flatten().filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
         let version = name.strip_prefix("source-")?.to_owned();
-        let minor: u32 = version.strip_prefix("18.")?.parse().ok()?;
-        Some((minor, Source { version, folder: entry.path() }))
+        Some((minor(&version)?, Source { version, folder: entry.path() }))
     });
     versions.max_by_key(|(minor, _)| *minor).map(|(_, source)| source)
+}
+
+/// The minor version of an 18.
+fn minor(version: &str) -> Option<u32> {
+    version.strip_prefix("18.")?.parse().ok()
 }
 
 /// The scripts are Perl and use one module that Perl does not bring.
@@ -262,6 +278,17 @@ mod tests {
         assert_eq!(of("postgresql-18_18.6-1.debian.tar.xz"), None);
         assert_eq!(of("postgresql-17.2.tar.gz"), None);
         assert_eq!(of("postgresql-18_18.6-1.dsc"), None);
+    }
+
+    #[test]
+    fn newer_scripts_than_the_server_are_warned_of() {
+        let warning = |version: &str, server: &str| {
+            Source { version: version.to_owned(), folder: PathBuf::new() }.warning(server)
+        };
+        assert!(warning("18.10", "18.9").is_some_and(|text| text.contains("18.10") && text.contains("18.9")));
+        assert_eq!(warning("18.9", "18.9"), None);
+        assert_eq!(warning("18.9", "18.10"), None);
+        assert_eq!(warning("18.9", "18devel"), None);
     }
 
     #[test]

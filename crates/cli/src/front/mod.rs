@@ -6,6 +6,7 @@
 
 mod getopt;
 mod message;
+mod password;
 mod pg_dump;
 mod pg_dumpall;
 mod pg_restore;

@@ -23,11 +23,6 @@ pub(super) enum Mistake {
 }
 
 impl Mistake {
-    /// An option that stock has, and this program has not yet.
-    pub(super) fn unsupported(option: &str, hint: &str) -> Mistake {
-        Mistake::Failure(LogicalError::new(format!("option {option} is not supported yet")).hint(hint))
-    }
-
     /// Says it on stderr.
     pub(super) fn tell(self, name: &'static str) {
         let messages = Messages::new(name, false);

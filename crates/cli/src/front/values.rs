@@ -14,10 +14,6 @@ use pgkeep_wire::{Environment, raw_text};
 use super::program::Mistake;
 use crate::caller::Caller;
 
-/// What to do where stock would ask for a password.
-pub(super) const PASSWORD_HINT: &str =
-    "put the password into a password file, or into the variable PGPASSWORD";
-
 /// The first word that is one too many.
 pub(super) fn too_many(word: &OsStr) -> Mistake {
     Mistake::TryHelp(format!("too many command-line arguments (first is \"{}\")", word.to_string_lossy()))

@@ -151,12 +151,10 @@ fn connect(conninfo: &ConnInfo, database: Option<&str>) -> Result<(Connection, C
         Ok((connection, conninfo))
     };
     match database {
-        Some(database) => try_one(database).map_err(|error| {
-            LogicalError::new(format!(
-                "could not connect to database \"{}\"",
-                Text::from(&*raw_bytes(database))
-            ))
-            .detail(error.message)
+        Some(database) => try_one(database).map_err(|error| LogicalError {
+            message: format!("could not connect to database \"{}\"", Text::from(&*raw_bytes(database))),
+            detail: Some(error.message),
+            ..error
         }),
         None => try_one("postgres").or_else(|_| try_one("template1")),
     }

@@ -45,7 +45,6 @@ pub fn restore(
     connection: &ConnInfo,
     reporter: &dyn Reporter,
 ) -> Result<u64> {
-    let wanted = prepare(archive, options, reporter)?;
     let is_parallel = options.jobs > 1;
     if is_parallel && options.single_transaction {
         return Err(LogicalError::new("cannot specify both --single-transaction and multiple jobs")
@@ -57,6 +56,7 @@ pub fn restore(
     }
     reporter.info("connecting to database for restore");
     let server = Server::connect(connection, options.exit_on_error, reporter)?;
+    let wanted = prepare(archive, options, reporter)?;
     let job = Job { contents: &archive.contents, options, reporter };
     let mut emitter = Emitter::new(job, Target::Server(Box::new(server)), options.transaction_size);
     begin(&mut emitter)?;

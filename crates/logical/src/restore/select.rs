@@ -50,7 +50,7 @@ impl Pass {
         match &entry.desc[..] {
             b"ACL" | b"ACL LANGUAGE" | b"DEFAULT ACL" => Pass::Privileges,
             b"EVENT TRIGGER" | b"MATERIALIZED VIEW DATA" => Pass::Last,
-            b"COMMENT" if entry.tag.starts_with(b"EVENT TRIGGER ") => Pass::Last,
+            b"COMMENT" | b"SECURITY LABEL" if entry.tag.starts_with(b"EVENT TRIGGER ") => Pass::Last,
             // Statistics of what is built late: indexes, materialized views.
             b"STATISTICS DATA" if entry.section == Section::PostData => Pass::Last,
             _ => Pass::Main,

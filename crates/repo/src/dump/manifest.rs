@@ -194,6 +194,18 @@ fn read_lines(
     Ok(parts)
 }
 
+/// For the fuzzer: lines of a manifest with this header.
+pub(crate) fn answer_lines<'a>(header: &DumpHeader, lines: impl Iterator<Item = &'a [u8]>) {
+    let mut parts = vec![PartLines::default(); header.parts.len()];
+    for line in lines {
+        if let Ok(line) = serde_json::from_slice(line)
+            && take(line, header, &mut parts).is_err()
+        {
+            break;
+        }
+    }
+}
+
 fn take(line: Line, header: &DumpHeader, parts: &mut [PartLines]) -> Parsed<()> {
     let unknown = Malformed("a line of an unknown part");
     match line {

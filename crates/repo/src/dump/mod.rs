@@ -25,6 +25,7 @@ use crate::{BackupId, Compression, RepoError, Stanza, key};
 
 pub use archive_reader::DumpPartReader;
 pub use inventory::DumpInventory;
+pub(crate) use manifest::answer_lines;
 pub use reader::{DumpReader, PartHasher};
 pub use writer::DumpWriter;
 

@@ -13,10 +13,11 @@ use pgkeep_wire::ConnInfo;
 
 use super::compression::{self, CompressionChoice};
 use crate::front::getopt::{OptionSpec, flag, parse, value};
+use crate::front::password::Prompt;
 use crate::front::program::Mistake;
 use crate::front::values::{
-    PASSWORD_HINT, Sections, check_if_exists, count, environment, filter_file, filter_pattern, not_allowed,
-    number, restrict_key, text, together, too_many,
+    Sections, check_if_exists, count, environment, filter_file, filter_pattern, not_allowed, number,
+    restrict_key, text, together, too_many,
 };
 
 /// A command line, checked.
@@ -34,6 +35,7 @@ pub(super) struct Arguments {
     pub(super) file: Option<PathBuf>,
     pub(super) sync: bool,
     pub(super) connection: ConnInfo,
+    pub(super) prompt: Prompt,
     pub(super) warnings: Vec<String>,
 }
 
@@ -214,7 +216,7 @@ struct Raw {
     sections: Option<Sections>,
     database: Option<String>,
     connection: Vec<(&'static str, String)>,
-    asks_password: bool,
+    prompt: Prompt,
     binary_upgrade: bool,
     create: bool,
     column_inserts: bool,
@@ -285,7 +287,8 @@ impl Reading {
             Key::Format => raw.format = Some(value.to_string_lossy().into_owned()),
             Key::Host => raw.connection.push(("host", text(value))),
             Key::Jobs => raw.jobs = Some(count(value, "-j/--jobs")?),
-            Key::NoReconnect | Key::NoPassword => {}
+            Key::NoReconnect => {}
+            Key::NoPassword => raw.prompt = Prompt::Never,
             Key::NoOwner => restore.no_owner = true,
             Key::Port => raw.connection.push(("port", text(value))),
             Key::Schema => {
@@ -300,7 +303,7 @@ impl Reading {
                 dump.everything = false;
             }
             Key::ExcludeTable => patterns.exclude_tables.push(text(value)),
-            Key::Password => raw.asks_password = true,
+            Key::Password => raw.prompt = Prompt::First,
             Key::User => raw.connection.push(("user", text(value))),
             Key::Verbose => restore.verbose = true,
             Key::NoPrivileges => {
@@ -501,9 +504,6 @@ impl Reading {
         if format == Some(ArchiveFormat::Tar) && compression.algorithm != Compression::None {
             return Err(Mistake::Plain("compression is not supported by tar archive format".to_owned()));
         }
-        if raw.asks_password {
-            return Err(Mistake::unsupported("-W/--password", PASSWORD_HINT));
-        }
         let connection = connection(raw.database.as_deref(), &raw.connection)?;
         Ok(Arguments {
             dump,
@@ -515,6 +515,7 @@ impl Reading {
             file: raw.file,
             sync: raw.sync,
             connection,
+            prompt: raw.prompt,
             warnings: warning.into_iter().collect(),
         })
     }

@@ -94,7 +94,7 @@ Connection options:
   -p, --port=PORT          port of the server
   -U, --username=NAME      connect as this user
   -w, --no-password        never ask for a password
-  -W, --password           ask for a password (not supported)
+  -W, --password           ask for a password
   --role=ROLENAME          SET ROLE to this role first
 
 Without DBNAME the variable PGDATABASE names the database.

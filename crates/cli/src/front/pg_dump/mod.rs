@@ -16,6 +16,7 @@ use pgkeep_logical::restore::Reporter;
 use pgkeep_wire::ConnInfo;
 
 use super::message::Messages;
+use super::password::Prompt;
 use super::program::{Mistake, Program};
 use arguments::Arguments;
 
@@ -50,7 +51,8 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
         version,
         file,
         sync,
-        connection,
+        mut connection,
+        prompt,
         warnings,
     } = arguments;
     let codec = Codec {
@@ -58,7 +60,7 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
         level: compression.level,
         long_distance: compression.long_distance,
     };
-    let mut dump = start(&connection, &dump, &warnings, messages)?;
+    let mut dump = start(&mut connection, prompt, &dump, &warnings, messages)?;
     if let Some(format) = format {
         let options = ArchiveOptions {
             format,
@@ -96,7 +98,8 @@ pub(super) fn not_written(error: &io::Error) -> LogicalError {
 }
 
 fn start(
-    connection: &ConnInfo,
+    connection: &mut ConnInfo,
+    prompt: Prompt,
     options: &DumpOptions,
     warnings: &[String],
     messages: &Messages,
@@ -104,7 +107,7 @@ fn start(
     for warning in warnings {
         messages.warning(warning);
     }
-    let mut dump = Dump::start(connection, options)?;
+    let mut dump = prompt.connected(connection, messages, |connection| Dump::start(connection, options))?;
     for warning in dump.take_warnings() {
         messages.warning_with_advice(&warning);
     }
@@ -136,9 +139,9 @@ pub(super) fn dump_into(words: &[OsString], connection: &ConnInfo, out: &mut dyn
         mistake.tell(NAME);
         Told
     })?;
-    let Arguments { dump, mut restore, warnings, .. } = arguments;
+    let Arguments { dump, mut restore, warnings, prompt, .. } = arguments;
     let messages = Messages::new(NAME, restore.verbose);
-    let outcome = start(connection, &dump, &warnings, &messages)
+    let outcome = start(&mut connection.clone(), prompt, &dump, &warnings, &messages)
         .and_then(|dump| write::write_script(dump, &mut restore, out, &messages));
     outcome.map_err(|error| {
         messages.failure(&error);

@@ -9,10 +9,10 @@ use pgkeep_logical::filter::FilterAction;
 use pgkeep_wire::{ConnInfo, parse_connection_string};
 
 use crate::front::getopt::{OptionSpec, flag, parse, value};
+use crate::front::password::Prompt;
 use crate::front::program::Mistake;
 use crate::front::values::{
-    PASSWORD_HINT, check_if_exists, environment, filter_file, filter_pattern, not_allowed, restrict_key,
-    text, too_many,
+    check_if_exists, environment, filter_file, filter_pattern, not_allowed, restrict_key, text, too_many,
 };
 
 /// A command line, checked.
@@ -20,6 +20,7 @@ pub(super) struct Arguments {
     pub(super) options: ClusterDumpOptions,
     /// Of any database: each is named later.
     pub(super) connection: ConnInfo,
+    pub(super) prompt: Prompt,
     pub(super) file: Option<PathBuf>,
     pub(super) sync: bool,
     /// The options for dumps of databases.
@@ -162,7 +163,7 @@ struct Reading {
     globals_only: bool,
     roles_only: bool,
     tablespaces_only: bool,
-    asks_password: bool,
+    prompt: Prompt,
     restrict_key: Option<String>,
 }
 
@@ -214,8 +215,11 @@ impl Reading {
                 options.verbose = true;
                 pass(&["-v".as_ref()]);
             }
-            Key::NoPassword => pass(&["-w".as_ref()]),
-            Key::Password => self.asks_password = true,
+            Key::NoPassword => {
+                self.prompt = Prompt::Never;
+                pass(&["-w".as_ref()]);
+            }
+            Key::Password => self.prompt = Prompt::First,
             Key::NoPrivileges => {
                 options.no_privileges = true;
                 pass(&["-x".as_ref()]);
@@ -287,11 +291,9 @@ impl Reading {
         options.no_tablespaces = has("--no-tablespaces");
         options.quote_all_identifiers = has("--quote-all-identifiers");
         options.restrict_key = restrict_key(self.restrict_key)?;
-        if self.asks_password {
-            return Err(Mistake::unsupported("-W/--password", PASSWORD_HINT));
-        }
         let connection = connection(self.connection_string.as_deref(), &self.connection)?;
-        Ok(Arguments { options, connection, file: self.file, sync: !self.no_sync, dump_words })
+        let (file, sync, prompt) = (self.file, !self.no_sync, self.prompt);
+        Ok(Arguments { options, connection, prompt, file, sync, dump_words })
     }
 
     /// Reads a file with databases to leave out.

@@ -37,13 +37,14 @@ pub(super) fn check(words: &[OsString]) -> Result<(), String> {
 }
 
 fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
-    let Arguments { options, connection, file, sync, dump_words } = arguments;
+    let Arguments { options, mut connection, prompt, file, sync, dump_words } = arguments;
     if options.only.is_none() {
         // What cannot be done is told before anything is written.
         pg_dump::check_support(&dump_words)?;
     }
     let clean = options.clean;
-    let cluster = ClusterDump::start(&connection, options)?;
+    let cluster = prompt
+        .connected(&mut connection, messages, |connection| ClusterDump::start(connection, options.clone()))?;
     let mut output = OutputFile::create(file.as_deref(), sync)?;
     let mut sink = BufWriter::with_capacity(256 << 10, &mut output);
     cluster.write(&mut sink, messages, &mut |database, out| {

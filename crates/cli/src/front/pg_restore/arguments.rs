@@ -12,10 +12,11 @@ use pgkeep_logical::restore::{NameList, RestoreOptions};
 use pgkeep_wire::ConnInfo;
 
 use crate::front::getopt::{OptionSpec, flag, parse, value};
+use crate::front::password::Prompt;
 use crate::front::program::Mistake;
 use crate::front::values::{
-    PASSWORD_HINT, Sections, check_if_exists, check_restrict_key, count, environment, filter_file,
-    not_allowed, restrict_key, text as raw_value, together, too_many,
+    Sections, check_if_exists, check_restrict_key, count, environment, filter_file, not_allowed,
+    restrict_key, text as raw_value, together, too_many,
 };
 
 /// A command line, checked.
@@ -27,6 +28,7 @@ pub(super) struct Arguments {
     pub(super) list: bool,
     pub(super) use_list: Option<PathBuf>,
     pub(super) connection: Option<ConnInfo>,
+    pub(super) prompt: Prompt,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +155,6 @@ struct Raw {
     sections: Option<Sections>,
     database: Option<OsString>,
     connection: Vec<(&'static str, OsString)>,
-    asks_password: bool,
 }
 
 impl Arguments {
@@ -168,6 +169,7 @@ impl Arguments {
             list: false,
             use_list: None,
             connection: None,
+            prompt: Prompt::default(),
         };
         for (key, value) in line.options {
             arguments.take(&mut raw, key, value)?;
@@ -203,9 +205,10 @@ impl Arguments {
             Switch::List => self.list = true,
             Switch::NoPrivileges => selection.no_privileges = true,
             Switch::NoOwner => options.no_owner = true,
-            Switch::NoReconnect | Switch::NoPassword => {}
+            Switch::NoReconnect => {}
+            Switch::NoPassword => self.prompt = Prompt::Never,
             Switch::Port => raw.connection.push(("port", value)),
-            Switch::Password => raw.asks_password = true,
+            Switch::Password => self.prompt = Prompt::First,
             Switch::Schema => selection.schemas.push(text(value)),
             Switch::SchemaOnly => raw.schema_only = true,
             Switch::Superuser => options.superuser = Some(text(value)),
@@ -320,11 +323,6 @@ impl Arguments {
         }
         match raw.database {
             Some(database) => {
-                if raw.asks_password {
-                    return Err(Mistake::Failure(
-                        LogicalError::new("option -W/--password is not supported").hint(PASSWORD_HINT),
-                    ));
-                }
                 self.connection = Some(connection(&database, raw.connection).map_err(Mistake::Failure)?);
                 self.options.restrict_key = None;
             }

@@ -62,7 +62,7 @@ Connection options:
   -p, --port=PORT          port of the server
   -U, --username=NAME      connect as this user
   -w, --no-password        never ask for a password
-  -W, --password           ask for a password (not supported)
+  -W, --password           ask for a password
   --role=ROLENAME          SET ROLE to this role first
 
 -I, -n, -N, -P, -t, -T, and --section can be combined and given several times.

@@ -65,8 +65,10 @@ fn act(mut arguments: Arguments, messages: &Messages) -> Result<u64, LogicalErro
         restore::print_list(&archive.contents, options, &mut out)?;
         return close(out).map(|()| 0);
     }
-    if let Some(connection) = &arguments.connection {
-        return restore::restore(&mut archive, options, connection, messages);
+    if let Some(connection) = &mut arguments.connection {
+        return arguments.prompt.connected(connection, messages, |connection| {
+            restore::restore(&mut archive, options, connection, messages)
+        });
     }
     let mut out = output(arguments.file.as_deref())?;
     restore::write_script(&mut archive, options, &mut out, messages)?;

@@ -67,10 +67,11 @@ impl Collector<'_> {
         if self.options.no_security_labels {
             return Ok(());
         }
+        // The original sorts no further, so which provider's label comes first is up to the server: asked for the same view,
+        // it gives the same order.
         let rows = self.session.query(
-            "SELECT label, provider, classoid, objoid, objsubid FROM pg_catalog.pg_seclabel \
-             UNION ALL SELECT label, provider, classoid, objoid, 0 FROM pg_catalog.pg_shseclabel \
-             ORDER BY classoid, objoid, objsubid, provider",
+            "SELECT provider, label, classoid, objoid, objsubid FROM pg_catalog.pg_seclabels \
+             ORDER BY classoid, objoid, objsubid",
         )?;
         for row in rows.iter() {
             let object = CatalogId { table_oid: row.parse("classoid")?, oid: row.parse("objoid")? };

@@ -274,7 +274,7 @@ impl Definer<'_> {
         ))
     }
 
-    /// Stock forgets these.
+    /// The original forgets these.
     fn composite_column_labels(&mut self, id: Id, name: &str, relation: u32) {
         let of = CatalogId { table_oid: catalog::CLASS, oid: relation };
         let columns = self.texts.composites.get(&self.model.get(id).catalog.oid).cloned().unwrap_or_default();

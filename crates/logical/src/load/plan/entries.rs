@@ -151,15 +151,16 @@ impl Builder<'_> {
         let entry = &self.basis.contents.entries[index];
         match Pass::of(entry) {
             Pass::Privileges => return Phase::Privileges,
-            Pass::Last if entry.desc == "EVENT TRIGGER" || entry.desc == "COMMENT" => return Phase::Finish,
+            // Event triggers and what is said of them.
+            Pass::Last if matches!(&entry.desc[..], b"EVENT TRIGGER" | b"COMMENT" | b"SECURITY LABEL") => {
+                return Phase::Finish;
+            }
             Pass::Last => return Phase::Last,
             Pass::Main => {}
         }
         let needed = entry.dependencies.iter().filter_map(|id| self.basis.contents.index_of(*id));
         let after = needed.filter_map(|need| self.last_of[need]).map(|step| self.steps[step].phase).max();
         match entry.section {
-            // Labels of event triggers come with them.
-            Section::None if after == Some(Phase::Finish) => Phase::Finish,
             Section::None if section == Section::PreData => Phase::Definitions,
             Section::PreData => Phase::Definitions,
             Section::None if after.is_none_or(|after| after == Phase::Definitions) => Phase::Definitions,
