@@ -218,6 +218,35 @@ fn a_whole_cluster_is_loaded_and_is_what_it_was() {
     }
 }
 
+/// An upgrade: what one version dumped is loaded by another.
+#[test]
+fn a_cluster_of_another_version_is_loaded() {
+    let set = Set::new(14);
+    let target = Cluster::builder(18).start();
+    let loaded = set.load(&target, &["--all"]);
+    code(&loaded, 0);
+    assert_eq!(journals(&target), 0);
+    // Rows are the same lines in the scripts of both.
+    let rows = |script: &str| {
+        let mut lines = script.lines().skip_while(|line| !line.starts_with("COPY sales.orders"));
+        lines.by_ref().take_while(|line| *line != "\\.").map(str::to_owned).collect::<Vec<_>>()
+    };
+    let ours = dumpall(&target);
+    assert_eq!(rows(&ours).len(), 40_001);
+    assert!(rows(&ours) == rows(&set.script));
+    for line in [
+        "ALTER DATABASE app SET work_mem TO '5MB';",
+        "ALTER ROLE worker IN DATABASE app SET work_mem TO '6MB';",
+        "ALTER ROLE worker SET search_path TO 'a;b', 'public';",
+        "GRANT ALL ON TABLESPACE fast TO worker;",
+        "COMMENT ON DATABASE postgres IS 'ours';",
+    ] {
+        assert!(set.script.contains(line) && ours.contains(line), "{line}");
+    }
+    let admins = "SELECT admin_option FROM pg_auth_members WHERE member = 'boss'::regrole AND roleid = 'reader'::regrole";
+    assert_eq!(target.sql(admins), "t");
+}
+
 fn killed_at_any_time(major: u32, step: Duration) {
     let set = Set::new(major);
     let target = set.target();
