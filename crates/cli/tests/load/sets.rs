@@ -99,10 +99,8 @@ impl Set {
         drop(self.scratch.create_dir("fast", 0o700));
     }
 
-    /// Without autovacuum: between two runs it frees the room of the rows of an interrupted one, and the next run's rows
-    /// come in another order.
     fn target(&self) -> Cluster {
-        Cluster::builder(self.major).conf("autovacuum", "off").start()
+        Cluster::builder(self.major).start()
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -129,10 +127,20 @@ impl Set {
 
     #[track_caller]
     fn is_all_there(&self, target: &Cluster) {
-        let ours = dumpall(target);
-        let differing = self.script.lines().zip(ours.lines()).find(|(theirs, ours)| theirs != ours);
-        assert!(self.script == ours, "{}: {differing:?}", self.major);
-        assert!(self.script.contains("SCRAM-SHA-256") && self.script.contains("lock_timeout"));
+        self.is_the_same(&self.script, &dumpall(target));
+    }
+
+    /// After an interruption: pages that an aborted COPY got from the file system are filled in another order by the next.
+    #[track_caller]
+    fn is_all_there_in_any_order(&self, target: &Cluster) {
+        self.is_the_same(&with_rows_sorted(&self.script), &with_rows_sorted(&dumpall(target)));
+    }
+
+    #[track_caller]
+    fn is_the_same(&self, theirs: &str, ours: &str) {
+        let differing = theirs.lines().zip(ours.lines()).find(|(theirs, ours)| theirs != ours);
+        assert!(theirs == ours, "{}: {differing:?}", self.major);
+        assert!(theirs.contains("SCRAM-SHA-256") && theirs.contains("lock_timeout"));
     }
 
     fn pack(&self) -> PathBuf {
@@ -149,6 +157,20 @@ fn dumpall(cluster: &Cluster) -> String {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// A script with the rows of each COPY in the order of their texts.
+fn with_rows_sorted(script: &str) -> String {
+    let mut lines: Vec<&str> = script.lines().collect();
+    let mut at = 0;
+    while let Some(begin) =
+        lines[at..].iter().position(|line| line.starts_with("COPY ")).map(|it| at + it + 1)
+    {
+        let end = begin + lines[begin..].iter().position(|line| *line == "\\.").unwrap();
+        lines[begin..end].sort_unstable();
+        at = end;
+    }
+    lines.join("\n")
 }
 
 fn said(output: &Output) -> String {
@@ -196,6 +218,35 @@ fn a_whole_cluster_is_loaded_and_is_what_it_was() {
     }
 }
 
+/// An upgrade: what one version dumped is loaded by another.
+#[test]
+fn a_cluster_of_another_version_is_loaded() {
+    let set = Set::new(14);
+    let target = Cluster::builder(18).start();
+    let loaded = set.load(&target, &["--all"]);
+    code(&loaded, 0);
+    assert_eq!(journals(&target), 0);
+    // Rows are the same lines in the scripts of both.
+    let rows = |script: &str| {
+        let mut lines = script.lines().skip_while(|line| !line.starts_with("COPY sales.orders"));
+        lines.by_ref().take_while(|line| *line != "\\.").map(str::to_owned).collect::<Vec<_>>()
+    };
+    let ours = dumpall(&target);
+    assert_eq!(rows(&ours).len(), 40_001);
+    assert!(rows(&ours) == rows(&set.script));
+    for line in [
+        "ALTER DATABASE app SET work_mem TO '5MB';",
+        "ALTER ROLE worker IN DATABASE app SET work_mem TO '6MB';",
+        "ALTER ROLE worker SET search_path TO 'a;b', 'public';",
+        "GRANT ALL ON TABLESPACE fast TO worker;",
+        "COMMENT ON DATABASE postgres IS 'ours';",
+    ] {
+        assert!(set.script.contains(line) && ours.contains(line), "{line}");
+    }
+    let admins = "SELECT admin_option FROM pg_auth_members WHERE member = 'boss'::regrole AND roleid = 'reader'::regrole";
+    assert_eq!(target.sql(admins), "t");
+}
+
 fn killed_at_any_time(major: u32, step: Duration) {
     let set = Set::new(major);
     let target = set.target();
@@ -232,7 +283,7 @@ fn killed_at_any_time(major: u32, step: Duration) {
     }
     assert!(killed > 5, "only {killed} runs were killed");
     assert_eq!(journals(&target), 0);
-    set.is_all_there(&target);
+    set.is_all_there_in_any_order(&target);
 }
 
 #[test]
@@ -319,7 +370,7 @@ fn a_damaged_frame_is_an_error_and_nothing_is_silently_missing() {
         set.empty_tablespace();
         let output = set.load(&target, &["--all"]);
         if output.status.code() == Some(0) {
-            set.is_all_there(&target);
+            set.is_all_there_in_any_order(&target);
             continue;
         }
         damaged += 1;
@@ -329,7 +380,7 @@ fn a_damaged_frame_is_an_error_and_nothing_is_silently_missing() {
         // The dump is whole again, and the load goes on.
         std::fs::write(set.pack(), &sound).unwrap();
         code(&set.load(&target, &["--all", "--resume"]), 0);
-        set.is_all_there(&target);
+        set.is_all_there_in_any_order(&target);
     }
     assert!(damaged >= 3, "{damaged}");
 }
@@ -364,7 +415,7 @@ fn a_set_knows_after_a_crash_what_is_loaded() {
     assert_eq!(journals(&target), 0);
     assert_eq!(target.sql_db("app", "SELECT count(*) FROM sales.cache"), "0");
     target.sql_db("app", "INSERT INTO sales.cache SELECT generate_series(1, 100)");
-    set.is_all_there(&target);
+    set.is_all_there_in_any_order(&target);
 }
 
 /// What is said of the role that connects comes last, and is tried again when it was refused.

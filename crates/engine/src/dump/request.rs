@@ -185,7 +185,7 @@ pub struct DumpedDatabase {
     pub name: String,
     /// Entries of the archive.
     pub entries: u64,
-    /// Entries with data: tables, and large objects.
+    /// Entries with rows.
     pub tables: u64,
     /// Their rows.
     pub rows: u64,

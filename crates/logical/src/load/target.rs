@@ -1,6 +1,6 @@
 //! The database to load into: what is known of it before anything is written, and how it is made when it is missing.
 //!
-//! A database is made under a name of its own, gets its [journal](super::journal), and is renamed: one that has the name
+//! A database is made under a name of its own, gets its [journal], and is renamed: one that has the name
 //! that was asked for is never half made.
 
 use std::collections::BTreeSet;

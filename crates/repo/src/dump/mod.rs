@@ -57,7 +57,7 @@ pub struct DumpPart {
     /// Entries of the archive's table of contents.
     #[serde(default)]
     pub entries: u64,
-    /// Entries with data: tables, and large objects.
+    /// Entries with rows.
     #[serde(default)]
     pub tables: u64,
     /// Rows of all of them.
