@@ -361,6 +361,11 @@ impl Drop for Cluster {
 
 /// Ends a server and whatever it started (an archive_command in the middle of its work too).
 fn end(child: &mut Child, signal: Signal) {
+    if signal == Signal::KILL {
+        // A postmaster that runs on may start a backend that the list below lacks, and that keeps the shared memory.
+        send_signal(child.id(), Signal::STOP);
+        wait_for(Duration::from_secs(1), || is_stopped(child.id()).then_some(()));
+    }
     let tree = process_tree(child.id());
     if signal == Signal::KILL {
         tree.iter().for_each(|pid| send_signal(*pid, Signal::KILL));
@@ -379,6 +384,13 @@ fn end(child: &mut Child, signal: Signal) {
             tree.iter().filter(|pid| !gone(pid)).for_each(|pid| send_signal(*pid, Signal::KILL));
         }
     }
+}
+
+/// Whether the process is stopped, or gone.
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which stands in parentheses and may hold anything.
+    stat.rsplit(')').next().is_none_or(|rest| !rest.trim_start().starts_with(['R', 'S', 'D']))
 }
 
 fn last_lines(text: &str, count: usize) -> String {
