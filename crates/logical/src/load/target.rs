@@ -219,7 +219,14 @@ pub(super) fn create(info: &ConnInfo, create: &str, made_as: &str, key: &journal
     inside.close();
     let rename =
         format!("ALTER DATABASE {} RENAME TO {}", quote_identifier(made_as), quote_identifier(database));
-    execute_with_patience(&mut server, &rename).map_err(|error| failed(&error))
+    execute_with_patience(&mut server, &rename).map_err(|error| match error.sqlstate() {
+        Some("42P04") => {
+            let what = format!("cannot create the database `{database}`: it was made at this moment");
+            LoadError::new(LoadErrorKind::Destination, what)
+                .hint("where a run was killed before, this was its end: run the command again, with `--resume`")
+        }
+        _ => failed(&error),
+    })
 }
 
 /// A run that was killed while it made the database left one that holds nothing but a journal.
@@ -240,9 +247,13 @@ fn remove_left(info: &ConnInfo, server: &mut Connection, made_as: &str) -> LoadR
         )
         .hint("it is not one that an interrupted load left: rename it"));
     }
-    execute_with_patience(server, &format!("DROP DATABASE {}", quote_identifier(made_as))).map_err(|error| {
-        LoadError::server(&format!("cannot drop `{made_as}`, which a killed load left"), &error)
-    })
+    match execute_with_patience(server, &format!("DROP DATABASE {}", quote_identifier(made_as))) {
+        // What the killed run was doing came to its end just now: it is gone, or has its right name.
+        Err(error) if error.sqlstate() == Some("3D000") => Ok(()),
+        dropped => dropped.map_err(|error| {
+            LoadError::server(&format!("cannot drop `{made_as}`, which a killed load left"), &error)
+        }),
+    }
 }
 
 /// Sessions that were closed, or whose client was killed, are seen for a while.
