@@ -222,8 +222,9 @@ pub(super) fn create(info: &ConnInfo, create: &str, made_as: &str, key: &journal
     execute_with_patience(&mut server, &rename).map_err(|error| match error.sqlstate() {
         Some("42P04") => {
             let what = format!("cannot create the database `{database}`: it was made at this moment");
-            LoadError::new(LoadErrorKind::Destination, what)
-                .hint("where a run was killed before, this was its end: run the command again, with `--resume`")
+            LoadError::new(LoadErrorKind::Destination, what).hint(
+                "where a run was killed before, this was its end: run the command again, with `--resume`",
+            )
         }
         _ => failed(&error),
     })
