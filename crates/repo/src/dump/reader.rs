@@ -90,7 +90,7 @@ impl DumpReader {
         Some(DumpPartReader::new(self.inner.fetcher.clone(), frames))
     }
 
-    /// Whether the digest that a [`DumpPartReader::digest`] came to is that of the part.
+    /// Whether the digest that a [`PartHasher`] came to is that of the part.
     #[must_use]
     pub fn is_digest_of(&self, part: &DumpPart, hasher: &PartHasher) -> bool {
         crate::digest::finish16(&hasher.0).0 == part.digest.0
