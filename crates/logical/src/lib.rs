@@ -6,16 +6,10 @@
 //!
 //! Nothing here prints, reads the environment, or knows of repositories.
 
-pub mod compress;
-mod connect;
 pub mod dump;
 pub mod dumpall;
-mod error;
 pub mod filter;
 pub mod load;
 pub mod quote;
 pub mod restore;
 pub mod restrict_key;
-mod server_text;
-
-pub use error::{LogicalError, Result, system_text};

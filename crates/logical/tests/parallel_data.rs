@@ -11,11 +11,12 @@ use std::process::Command;
 
 use dump_support::{assert_same_text, output, stock, text};
 use pgkeep_format::archive::{ArchiveFormat, ArchiveVersion, Compression};
-use pgkeep_logical::compress::{Codec, Compressor, Framing};
 use pgkeep_logical::dump::write::{ArchiveOptions, write_archive, write_archive_to, write_script};
 use pgkeep_logical::dump::{Dump, DumpOptions, RowFormat};
-use pgkeep_logical::restore::{self, Archive, Input, Reporter, RestoreOptions, Selection};
+use pgkeep_logical::restore::{self, Archive, Input, RestoreOptions, Selection};
 use pgkeep_testkit::{Cluster, Scratch, installation};
+use pgkeep_tool::Reporter;
+use pgkeep_tool::compress::{Codec, Compressor, Framing};
 use pgkeep_wire::{ConnInfo, Environment};
 
 /// Tables of many pages and few, with what makes places of rows interesting.
@@ -402,7 +403,7 @@ fn a_compressed_script_is_one_too() {
     write_script(dump, &mut options, &mut out, &Silent).unwrap();
     let compressed = out.finish().unwrap();
     let mut script = Vec::new();
-    let reader = pgkeep_logical::compress::buffered_reader(&compressed[..], Compression::Gzip, Framing::File);
+    let reader = pgkeep_tool::compress::buffered_reader(&compressed[..], Compression::Gzip, Framing::File);
     io::Read::read_to_end(&mut reader.unwrap(), &mut script).unwrap();
     assert_same_text("gzip", &expected, &script);
 }

@@ -18,8 +18,9 @@ use pgkeep_logical::dump::{Dump, DumpOptions, RowFormat};
 use pgkeep_logical::load::{
     LoadErrorKind, LoadEvent, LoadObserver, LoadRequest, LoadSelection, LoadSource, load,
 };
-use pgkeep_logical::restore::{self, Archive, Input, Reporter, RestoreOptions, Selection};
+use pgkeep_logical::restore::{self, Archive, Input, RestoreOptions, Selection};
 use pgkeep_testkit::{Cluster, Scratch};
+use pgkeep_tool::Reporter;
 use pgkeep_wire::{ConnInfo, Environment};
 
 /// The domain takes the number 5000 in databases only that say so.
@@ -104,7 +105,7 @@ fn contents(connection: &str) -> Vec<u8> {
     lines.join(&b'\n')
 }
 
-fn restore_with(path: &Path, connection: &str, jobs: u32) -> (pgkeep_logical::Result<u64>, Vec<String>) {
+fn restore_with(path: &Path, connection: &str, jobs: u32) -> (pgkeep_tool::Result<u64>, Vec<String>) {
     let mut archive = Archive::open(Input::Path(path.to_owned()), None).unwrap();
     let kept = Kept::default();
     let mut options = RestoreOptions { jobs, ..selection() };

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use pgkeep_logical::LogicalError;
-use pgkeep_logical::restore::Reporter;
+use pgkeep_tool::Reporter;
+use pgkeep_tool::ToolError;
 
 /// The exit status of a failure.
 pub(crate) const FAILURE: u8 = 1;
@@ -31,7 +31,7 @@ impl Messages {
     }
 
     /// An error that ended the program.
-    pub(crate) fn failure(&self, error: &LogicalError) {
+    pub(crate) fn failure(&self, error: &ToolError) {
         if !error.is_reported {
             self.error(&error.message);
         }

@@ -4,6 +4,7 @@
 //! does: options, messages, exit status, output. Only the name of the call decides; where the link leads does not
 //! matter. A new front is a line in [`FRONTS`].
 
+mod compression;
 mod getopt;
 mod message;
 mod password;
@@ -18,8 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use pgkeep_format::archive::Compression;
-
-use pgkeep_logical::restore::Reporter;
+use pgkeep_tool::Reporter;
 
 /// A program: its name, and what it does with the words after the name. Returns the exit status.
 struct Front {
@@ -67,7 +67,7 @@ pub(crate) fn archive_compression(
     text: Option<&str>,
     default: Compression,
 ) -> Result<(Compression, Option<i32>), String> {
-    pg_dump::compression(text, default)
+    compression::parse(text, default).map(|(choice, _)| (choice.algorithm, choice.level))
 }
 
 fn choose(arguments: &[OsString]) -> Option<(&'static Front, &[OsString])> {

@@ -6,8 +6,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
-use pgkeep_logical::restore::Reporter;
-use pgkeep_logical::{LogicalError, system_text};
+use pgkeep_tool::{Reporter, ToolError, system_text};
 use pgkeep_wire::{ConnInfo, raw_text};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
@@ -37,8 +36,8 @@ impl Prompt {
         self,
         connection: &mut ConnInfo,
         messages: &Messages,
-        mut connect: impl FnMut(&ConnInfo) -> Result<T, LogicalError>,
-    ) -> Result<T, LogicalError> {
+        mut connect: impl FnMut(&ConnInfo) -> Result<T, ToolError>,
+    ) -> Result<T, ToolError> {
         if self == Prompt::First {
             *connection = with_password(connection, &ask()?)?;
         }
@@ -57,21 +56,21 @@ impl Prompt {
 }
 
 /// An empty password is none, and leaves what the environment says.
-fn with_password(connection: &ConnInfo, password: &[u8]) -> Result<ConnInfo, LogicalError> {
+fn with_password(connection: &ConnInfo, password: &[u8]) -> Result<ConnInfo, ToolError> {
     if password.is_empty() {
         return Ok(connection.clone());
     }
     let connection = connection.clone().with("password", &raw_text(password));
-    connection.map_err(|error| LogicalError::new(error.to_string()))
+    connection.map_err(|error| ToolError::new(error.to_string()))
 }
 
-fn ask() -> Result<Vec<u8>, LogicalError> {
+fn ask() -> Result<Vec<u8>, ToolError> {
     let answer = match Silence::begin() {
         Some((_silence, terminal)) => prompt(&mut BufReader::new(&terminal), &mut &terminal),
         None => prompt(&mut io::stdin().lock(), &mut io::stderr()),
     };
     answer.map_err(|error| {
-        LogicalError::new(format!("could not read the password: {}", system_text(&error)))
+        ToolError::new(format!("could not read the password: {}", system_text(&error)))
             .hint("put the password into a password file, or into the variable PGPASSWORD")
     })
 }

@@ -4,8 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 
-use pgkeep_logical::LogicalError;
-use pgkeep_logical::restore::Reporter;
+use pgkeep_tool::{Reporter, ToolError};
 
 use super::message::{FAILURE, Messages};
 
@@ -19,7 +18,7 @@ pub(super) enum Mistake {
     /// A text of `getopt_long`, and where help is.
     Getopt(String),
     /// An error with its own advice.
-    Failure(LogicalError),
+    Failure(ToolError),
 }
 
 impl Mistake {
@@ -48,7 +47,7 @@ pub(super) struct Program<A> {
     pub(super) help: &'static str,
     pub(super) parse: fn(&[OsString]) -> Result<A, Mistake>,
     pub(super) is_verbose: fn(&A) -> bool,
-    pub(super) act: fn(A, &Messages) -> Result<u8, LogicalError>,
+    pub(super) act: fn(A, &Messages) -> Result<u8, ToolError>,
 }
 
 impl<A> Program<A> {

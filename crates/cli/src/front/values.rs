@@ -8,7 +8,8 @@ use std::path::Path;
 
 use pgkeep_logical::filter::{self, FilterItem};
 use pgkeep_logical::restore::Selection;
-use pgkeep_logical::{restrict_key, system_text};
+use pgkeep_logical::restrict_key;
+use pgkeep_tool::system_text;
 use pgkeep_wire::{Environment, raw_text};
 
 use super::program::Mistake;

@@ -8,8 +8,8 @@ use pgkeep_format::archive::{
     TocEntry, write_block, write_chunk_end, write_chunks, write_entry, write_entry_count, write_header,
     write_large_object,
 };
-use pgkeep_logical::compress::{Codec, Compressor, Framing, buffered_reader};
 use pgkeep_testkit::{Scratch, installation};
+use pgkeep_tool::compress::{Codec, Compressor, Framing, buffered_reader};
 
 use crate::support::{Lab, bytes_of, ours, same, write};
 

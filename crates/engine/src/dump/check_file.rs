@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use pgkeep_logical::LogicalError;
 use pgkeep_logical::restore::{Archive, Input, verify_archive};
+use pgkeep_tool::ToolError;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
@@ -42,7 +42,7 @@ pub struct ArchiveReport {
 
 /// Decodes all that an archive holds, and compares it with its index.
 pub fn verify_file(path: &Path, observer: &dyn Observer, cancel: &Cancel) -> Result<ArchiveReport> {
-    let failed = |error: LogicalError| {
+    let failed = |error: ToolError| {
         let doing = format!("cannot verify the archive `{}`", path.display());
         let hint =
             error.hint.unwrap_or_else(|| "name an archive of pg_dump: a file or a directory".to_owned());
@@ -58,7 +58,7 @@ pub fn verify_file(path: &Path, observer: &dyn Observer, cancel: &Cancel) -> Res
     let verified = verify_archive(&mut archive, &mut |bytes| {
         done_bytes += bytes;
         observer.event(Event::Progress { step: Step::Verify, done_bytes });
-        if cancel.is_cancelled() { Err(LogicalError::new("interrupted")) } else { Ok(()) }
+        if cancel.is_cancelled() { Err(ToolError::new("interrupted")) } else { Ok(()) }
     });
     cancel.check()?;
     let found = verified.map_err(failed)?;

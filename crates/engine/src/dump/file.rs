@@ -3,10 +3,10 @@
 use std::io::{BufWriter, Write};
 
 use pgkeep_format::archive::Compression as ArchiveCompression;
-use pgkeep_logical::LogicalError;
-use pgkeep_logical::compress::{Codec, Compressor, Framing};
 use pgkeep_logical::dump::write::{ArchiveOptions, OutputFile, write_archive, write_script};
 use pgkeep_logical::restrict_key;
+use pgkeep_tool::ToolError;
+use pgkeep_tool::compress::{Codec, Compressor, Framing};
 
 use super::observer::{DataWatch, Messages, watched};
 use super::request::{DumpFile, DumpReport, DumpRequest, DumpedDatabase};
@@ -47,7 +47,7 @@ pub(super) fn run(
                 }
                 None => script(file, |out| {
                     selection.restrict_key =
-                        Some(restrict_key::generate().map_err(|error| LogicalError::new(error.to_string()))?);
+                        Some(restrict_key::generate().map_err(|error| ToolError::new(error.to_string()))?);
                     write_script(dump, &mut selection, out, &Messages(observer))
                 }),
             };
@@ -71,9 +71,9 @@ pub(super) fn run(
 /// Writes a script, compressed if that was asked.
 fn script(
     file: &DumpFile,
-    write: impl FnOnce(&mut dyn Write) -> pgkeep_logical::Result<()>,
-) -> pgkeep_logical::Result<()> {
-    let failed = |error: std::io::Error| LogicalError::output(&error);
+    write: impl FnOnce(&mut dyn Write) -> pgkeep_tool::Result<()>,
+) -> pgkeep_tool::Result<()> {
+    let failed = |error: std::io::Error| ToolError::output(&error);
     let mut output = OutputFile::create(file.path.as_deref(), true)?;
     let mut sink = BufWriter::with_capacity(BUFFER, &mut output);
     if file.compression == ArchiveCompression::None {

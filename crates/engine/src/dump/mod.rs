@@ -13,10 +13,10 @@ mod observer;
 mod request;
 mod run;
 
-use pgkeep_logical::LogicalError;
 use pgkeep_logical::dump::Dump;
 use pgkeep_logical::restore::RestoreOptions;
 use pgkeep_repo::{DumpId, DumpListing, RepoError, Stanza};
+use pgkeep_tool::ToolError;
 use pgkeep_wire::{ConnInfo, Connection, SessionMode};
 
 pub(crate) use check::check_all;
@@ -127,7 +127,7 @@ fn start(
 }
 
 /// An error of a dump. What failed is told by the server in the first place.
-fn failure(error: LogicalError) -> Error {
+fn failure(error: ToolError) -> Error {
     let mut told = Error::new(ErrorKind::Connect, error.message);
     if let Some(detail) = error.detail {
         told = told.cause(detail);
@@ -145,7 +145,7 @@ pub(crate) fn find(stanza: &Stanza, id: &str) -> Result<DumpId> {
 }
 
 /// What the storage said when writing or reading failed, or else what the archive's code says.
-fn storage_or(failed: Option<RepoError>, error: LogicalError, cancel: &Cancel) -> Error {
+fn storage_or(failed: Option<RepoError>, error: ToolError, cancel: &Cancel) -> Error {
     if let Err(interrupted) = cancel.check() {
         return interrupted;
     }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pgkeep_logical::dump::{DataOfEntry, DumpObserver, WrittenData};
-use pgkeep_logical::restore::Reporter;
 use pgkeep_repo::DumpedTable;
+use pgkeep_tool::Reporter;
 
 use crate::event::{Cancel, Event, Observer, Step};
 

@@ -7,10 +7,10 @@
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use pgkeep_tool::Result;
 use pgkeep_wire::Rows;
 
 use super::session::Session;
-use crate::error::Result;
 
 type Answer = Result<Rows>;
 

@@ -5,8 +5,9 @@
 
 use std::io::Write;
 
+use pgkeep_tool::{Result, ToolError};
+
 use super::session::{Session, oid_array};
-use crate::error::{LogicalError, Result};
 
 /// Bytes of each object that are read with those of others.
 const FIRST_PIECE: u32 = 64 << 10;
@@ -42,7 +43,7 @@ pub(super) fn fetch(session: &mut Session, oids: &[u32], take: &mut Take<'_>) ->
             Ok(())
         })?;
         if beginnings.len() != batch.len() {
-            return Err(LogicalError::new(
+            return Err(ToolError::new(
                 "the server gave another number of large objects than it was asked for",
             ));
         }
@@ -61,7 +62,7 @@ pub(super) fn fetch(session: &mut Session, oids: &[u32], take: &mut Take<'_>) ->
 /// Writes one object.
 pub(super) fn write(session: &mut Session, oid: u32, out: &mut dyn Write) -> Result<()> {
     rest(session, oid, 0, &mut |piece| match piece {
-        Piece::Bytes(bytes) => out.write_all(bytes).map_err(|error| LogicalError::output(&error)),
+        Piece::Bytes(bytes) => out.write_all(bytes).map_err(|error| ToolError::output(&error)),
         Piece::Begin(_) | Piece::End => Ok(()),
     })
 }
@@ -86,7 +87,7 @@ fn rest(session: &mut Session, oid: u32, mut offset: u64, take: &mut Take<'_>) -
 
 /// Hands out the values of a COPY of one column in binary form.
 fn each_value(session: &mut Session, sql: &str, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let failure = |error: &pgkeep_wire::WireError| LogicalError::query(error, sql);
+    let failure = |error: &pgkeep_wire::WireError| ToolError::query(error, sql);
     let mut rows = session.connection().copy_out(sql).map_err(|error| failure(&error))?;
     let mut is_begin = true;
     while let Some(message) = rows.next().map_err(|error| failure(&error))? {
@@ -95,7 +96,7 @@ fn each_value(session: &mut Session, sql: &str, take: &mut dyn FnMut(&[u8]) -> R
         match row.and_then(value) {
             Some(Some(value)) => take(value)?,
             Some(None) => {}
-            None => return Err(LogicalError::new("the server's answer is not that of a binary COPY")),
+            None => return Err(ToolError::new("the server's answer is not that of a binary COPY")),
         }
     }
     Ok(())

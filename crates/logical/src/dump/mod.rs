@@ -33,6 +33,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use pgkeep_format::archive::{DumpId, Text, TocEntry};
+use pgkeep_tool::Result;
+use pgkeep_tool::compress::{Codec, Framing};
 use pgkeep_wire::ConnInfo;
 
 pub(crate) use encoding::Encoding;
@@ -49,8 +51,6 @@ use rows::Extent;
 use session::Session;
 use statistics::AllStatistics;
 
-use crate::compress::{Codec, Framing};
-use crate::error::Result;
 use crate::restore::LiveData;
 
 /// A dump whose table of contents is known and whose data can be fetched, in its snapshot.

@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 
 use pgkeep_format::archive::{CatalogId, Section};
-
-use crate::error::{LogicalError, Result};
+use pgkeep_tool::{Result, ToolError};
 
 /// The number of an object: 1 and up, in the order of collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -677,6 +676,6 @@ impl Model {
     /// The name of a role.
     pub(crate) fn role(&self, oid: u32) -> Result<String> {
         let known = self.roles.get(&oid).cloned();
-        known.ok_or_else(|| LogicalError::catalog(format!("role with OID {oid} does not exist")))
+        known.ok_or_else(|| ToolError::catalog(format!("role with OID {oid} does not exist")))
     }
 }

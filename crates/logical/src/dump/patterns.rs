@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
+use pgkeep_tool::{Result, ToolError};
 use pgkeep_wire::quote_literal;
 
 use super::options::{DumpOptions, Patterns, Selection};
 use super::session::{EMPTY_SEARCH_PATH, Session};
-use crate::error::{LogicalError, Result};
 
 /// A pattern, taken apart at its dots.
 #[derive(Debug, PartialEq, Eq)]
@@ -121,9 +121,7 @@ pub(crate) fn databases(session: &mut Session, patterns: &[String]) -> Result<BT
         let lifted = String::from_utf8_lossy(&session.encoding.lift(text.as_bytes())).into_owned();
         let pattern = Pattern::parse(&lifted);
         if pattern.dots() > 0 {
-            return Err(LogicalError::new(format!(
-                "improper qualified name (too many dotted names): {text}"
-            )));
+            return Err(ToolError::new(format!("improper qualified name (too many dotted names): {text}")));
         }
         let mut sql = "SELECT datname FROM pg_catalog.pg_database".to_owned();
         if let Some(condition) = pattern.condition("datname", 0) {
@@ -160,13 +158,13 @@ fn in_encoding_of(session: &Session, patterns: &Patterns) -> Patterns {
 
 fn some(found: BTreeSet<u32>, what: &str) -> Result<BTreeSet<u32>> {
     if found.is_empty() {
-        return Err(LogicalError::new(format!("no matching {what} were found")));
+        return Err(ToolError::new(format!("no matching {what} were found")));
     }
     Ok(found)
 }
 
-fn nothing_for(what: &str, pattern: &str) -> LogicalError {
-    LogicalError::new(format!("no matching {what} were found for pattern \"{pattern}\""))
+fn nothing_for(what: &str, pattern: &str) -> ToolError {
+    ToolError::new(format!("no matching {what} were found for pattern \"{pattern}\""))
 }
 
 fn query(session: &mut Session, sql: &str, conditions: &[String]) -> Result<BTreeSet<u32>> {
@@ -195,9 +193,7 @@ fn plain(
     for text in patterns {
         let pattern = Pattern::parse(text);
         if pattern.dots() > 0 {
-            return Err(LogicalError::new(format!(
-                "improper qualified name (too many dotted names): {text}"
-            )));
+            return Err(ToolError::new(format!("improper qualified name (too many dotted names): {text}")));
         }
         let conditions: Vec<String> = pattern.condition(column, 0).into_iter().collect();
         let found = query(session, sql, &conditions)?;
@@ -211,7 +207,7 @@ fn plain(
 
 fn same_database(session: &Session, pattern: &Pattern, text: &str) -> Result<()> {
     if pattern.parts[0].1 != session.database {
-        return Err(LogicalError::new(format!("cross-database references are not implemented: {text}")));
+        return Err(ToolError::new(format!("cross-database references are not implemented: {text}")));
     }
     Ok(())
 }
@@ -224,7 +220,7 @@ fn schemas(session: &mut Session, patterns: &[String], strict: bool) -> Result<B
             0 => {}
             1 => same_database(session, &pattern, text)?,
             _ => {
-                return Err(LogicalError::new(format!(
+                return Err(ToolError::new(format!(
                     "improper qualified name (too many dotted names): {text}"
                 )));
             }
@@ -252,7 +248,7 @@ fn tables(
             0 | 1 => {}
             2 => same_database(session, &pattern, text)?,
             _ => {
-                return Err(LogicalError::new(format!(
+                return Err(ToolError::new(format!(
                     "improper relation name (too many dotted names): {text}"
                 )));
             }

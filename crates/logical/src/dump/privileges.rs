@@ -2,8 +2,9 @@
 //!
 //! Privileges come as `aclitem` texts: `grantee=letters/grantor`, a star behind a letter for the grant option.
 
+use pgkeep_tool::{Result, ToolError};
+
 use super::sql::{Quoting, parse_array};
-use crate::error::{LogicalError, Result};
 
 /// What the privileges are on.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +26,7 @@ pub(crate) struct Subject<'a> {
 /// The commands that lead from `base` to `current`; empty when both are the same.
 pub(crate) fn commands(quoting: Quoting, subject: &Subject<'_>, current: &str, base: &str) -> Result<String> {
     let failure = || {
-        LogicalError::catalog(format!(
+        ToolError::catalog(format!(
             "could not parse ACL list ({current}) or default ({base}) for object \"{}\" ({})",
             subject.name, subject.kind
         ))

@@ -5,8 +5,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use pgkeep_format::archive::DumpId;
-
-use crate::error::Result;
+use pgkeep_tool::Result;
 
 /// An entry whose data is about to be written.
 #[derive(Debug, Clone, Copy)]

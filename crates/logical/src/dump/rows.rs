@@ -2,12 +2,13 @@
 
 use std::io::Write;
 
+use pgkeep_tool::server_text::server_words;
+use pgkeep_tool::{Result, ToolError};
+
 use super::define::{InsertSource, RowSource, Rows};
 use super::fetch::PageRange;
 use super::options::RowFormat;
 use super::session::Session;
-use crate::error::{LogicalError, Result};
-use crate::server_text::server_words;
 
 /// Rows fetched at once for INSERT commands.
 const ROWS_PER_FETCH: u32 = 100;
@@ -76,7 +77,7 @@ pub(super) fn lock(session: &mut Session, source: &RowSource) -> Result<()> {
         return Ok(());
     }
     session.execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT", source.table)).map_err(|error| {
-        LogicalError::new(format!("could not obtain lock on relation \"{}\"", source.table))
+        ToolError::new(format!("could not obtain lock on relation \"{}\"", source.table))
             .detail(error.message)
             .hint(
                 "This usually means that someone requested an ACCESS EXCLUSIVE lock on the table after the dump had \
@@ -96,13 +97,13 @@ fn copy(
     out: &mut dyn Write,
 ) -> Result<u64> {
     let failure = |error: &pgkeep_wire::WireError, step: &str| {
-        LogicalError::new(format!("Dumping the contents of table \"{table}\" failed: {step}() failed."))
+        ToolError::new(format!("Dumping the contents of table \"{table}\" failed: {step}() failed."))
             .detail(format!("Error message from server: {}\nCommand was: {command}", server_words(error)))
     };
     let is_binary = format == RowFormat::CopyBinary;
     let bytes = session.encoding.lower(command).into_owned();
     let mut rows =
-        session.connection().copy_out(&bytes).map_err(|error| LogicalError::query(&error, command))?;
+        session.connection().copy_out(&bytes).map_err(|error| ToolError::query(&error, command))?;
     let mut count = 0;
     let mut is_begin = true;
     loop {
@@ -113,14 +114,14 @@ fn copy(
                     (bytes, is_begin) = (kept, false);
                     count += u64::from(has_row);
                 }
-                out.write_all(bytes).map_err(|error| LogicalError::output(&error))?;
+                out.write_all(bytes).map_err(|error| ToolError::output(&error))?;
             }
             Ok(None) => break,
             Err(error) => return Err(failure(&error, "PQgetResult")),
         }
     }
     if extent.is_last && !is_binary {
-        out.write_all(b"\\.\n\n\n").map_err(|error| LogicalError::output(&error))?;
+        out.write_all(b"\\.\n\n\n").map_err(|error| ToolError::output(&error))?;
     }
     Ok(count)
 }
@@ -157,7 +158,7 @@ fn inserts(
     out: &mut dyn Write,
 ) -> Result<u64> {
     let RowFormat::Inserts { rows_per_command, skip_conflicts, .. } = format else {
-        return Err(LogicalError::new("rows are not to be written as INSERT commands"));
+        return Err(ToolError::new("rows are not to be written as INSERT commands"));
     };
     session.execute(&format!("DECLARE _pg_dump_cursor CURSOR FOR {}", source.query))?;
     let end = if skip_conflicts { " ON CONFLICT DO NOTHING;\n" } else { ";\n" };
@@ -201,12 +202,12 @@ fn inserts(
                 in_command = 0;
             }
         }
-        out.write_all(&session.encoding.lower(&text)).map_err(|error| LogicalError::output(&error))?;
+        out.write_all(&session.encoding.lower(&text)).map_err(|error| ToolError::output(&error))?;
     }
     if in_command > 0 {
-        out.write_all(end.as_bytes()).map_err(|error| LogicalError::output(&error))?;
+        out.write_all(end.as_bytes()).map_err(|error| ToolError::output(&error))?;
     }
-    out.write_all(b"\n\n").map_err(|error| LogicalError::output(&error))?;
+    out.write_all(b"\n\n").map_err(|error| ToolError::output(&error))?;
     session.execute("CLOSE _pg_dump_cursor")?;
     Ok(count)
 }

@@ -5,14 +5,13 @@
 
 use std::str::FromStr;
 
+use pgkeep_tool::{Result, ToolError, connect};
 use pgkeep_wire::{ConnInfo, Connection, Row, Rows};
 
 use super::ahead::Ahead;
 use super::encoding::Encoding;
 use super::options::{DumpOptions, SessionOptions};
 use super::sql::Quoting;
-use crate::connect::connect;
-use crate::error::{LogicalError, Result};
 
 /// Servers below are not dumped.
 const OLDEST_SERVER: u32 = 130_000;
@@ -45,7 +44,7 @@ pub(crate) struct Session {
 impl Session {
     /// Connects and takes a snapshot.
     pub(crate) fn start(conninfo: &ConnInfo, options: &DumpOptions) -> Result<Session> {
-        let connection = connect(conninfo)?;
+        let connection = connect(conninfo, pgkeep_wire::SessionMode::Sql)?;
         let mut session = Session::over(
             connection,
             conninfo.database(),
@@ -186,7 +185,7 @@ impl Session {
         };
         let set = format!("SET client_encoding = {}", self.quoting.literal(&name));
         if self.connection.execute(&set).is_err() {
-            return Err(LogicalError::new(format!("invalid client encoding \"{name}\" specified")));
+            return Err(ToolError::new(format!("invalid client encoding \"{name}\" specified")));
         }
         let name = self.one("SHOW client_encoding")?;
         Ok(Encoding::new(&name))
@@ -208,7 +207,7 @@ impl Session {
             return Ok(rows);
         }
         let rows = self.connection.query(&self.encoding.lower(sql));
-        let rows = rows.map_err(|error| LogicalError::query(&error, sql))?;
+        let rows = rows.map_err(|error| ToolError::query(&error, sql))?;
         Ok(if self.encoding.is_foreign() { rows.map_fields(|field| self.encoding.lift(field)) } else { rows })
     }
 
@@ -257,7 +256,7 @@ fn check_version(version: u32, text: &str, program: &str, force: bool) -> Result
     if (OLDEST_SERVER..TOO_NEW_SERVER).contains(&version) || (version >= TOO_NEW_SERVER && force) {
         return Ok(());
     }
-    let error = LogicalError::new("aborting because of server version mismatch")
+    let error = ToolError::new("aborting because of server version mismatch")
         .detail(format!("server version: {text}; {program} version: {TOOL_VERSION}"));
     Err(if version >= TOO_NEW_SERVER && program == "pg_dump" {
         error.hint("--force dumps it as if it were of the newest version that is known.")

@@ -9,11 +9,11 @@
 use std::collections::HashMap;
 
 use pgkeep_format::archive::{DumpId, Text};
+use pgkeep_tool::{Result, ToolError};
 use pgkeep_wire::{Row, Rows};
 
 use super::model::Statistics;
 use super::session::Session;
-use crate::error::{LogicalError, Result};
 
 /// Relations whose columns' statistics are fetched at once.
 const RELATIONS_PER_FETCH: usize = 64;
@@ -151,7 +151,7 @@ impl StatisticsSource {
         } else {
             let position = self.facts.index_columns.iter().position(|column| column == name);
             let position = position
-                .ok_or_else(|| LogicalError::catalog(format!("could not find index attname \"{name}\"")))?;
+                .ok_or_else(|| ToolError::catalog(format!("could not find index attname \"{name}\"")))?;
             sql.push_str(&format!(",\n\t'attnum', '{}'::smallint", position + 1));
         }
         for (column, of_type) in columns(session) {

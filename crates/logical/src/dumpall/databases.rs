@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use pgkeep_tool::Result;
 use pgkeep_wire::raw_text;
 
 use super::ClusterDumpOptions;
 use crate::dump::session::Session;
 use crate::dump::sql::{Quoting, one_line};
-use crate::error::Result;
 
 /// A database that takes connections.
 #[derive(Debug, Clone, PartialEq, Eq)]

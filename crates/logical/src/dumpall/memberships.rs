@@ -5,11 +5,11 @@
 
 use std::collections::HashSet;
 
+use pgkeep_tool::{Reporter, Result, ToolError};
+
 use super::ClusterDumpOptions;
 use crate::dump::session::{Session, flag, optional};
 use crate::dump::sql::Quoting;
-use crate::error::{LogicalError, Result};
-use crate::restore::Reporter;
 
 /// The OID of the first superuser.
 const FIRST_SUPERUSER: u32 = 10;
@@ -115,7 +115,7 @@ fn grants(
             script.push_str(&grant(quoting, role, member, grantor, membership, with_options));
         }
         if postponed.len() == before {
-            return Err(LogicalError::new(format!(
+            return Err(ToolError::new(format!(
                 "could not find a legal dump ordering for memberships in role \"{role}\""
             )));
         }

@@ -17,6 +17,7 @@ mod tablespaces;
 use std::io::{self, Write};
 
 use pgkeep_format::archive::Text;
+use pgkeep_tool::{Reporter, Result, ToolError};
 use pgkeep_wire::{ConnInfo, Connection, raw_bytes};
 
 pub use databases::ClusterDatabase;
@@ -24,8 +25,7 @@ pub use options::{ClusterDumpOptions, GlobalsOnly};
 
 use crate::dump::patterns;
 use crate::dump::session::Session;
-use crate::error::{LogicalError, Result};
-use crate::restore::{Reporter, clock};
+use crate::restore::clock;
 
 /// A session with a cluster whose dump is about to be written.
 #[derive(Debug)]
@@ -146,12 +146,12 @@ fn connect(conninfo: &ConnInfo, database: Option<&str>) -> Result<(Connection, C
         let conninfo = conninfo
             .clone()
             .with("dbname", database)
-            .map_err(|error| LogicalError::new(format!("invalid connection parameters: {error}")))?;
-        let connection = crate::connect::connect(&conninfo)?;
+            .map_err(|error| ToolError::new(format!("invalid connection parameters: {error}")))?;
+        let connection = pgkeep_tool::connect(&conninfo, pgkeep_wire::SessionMode::Sql)?;
         Ok((connection, conninfo))
     };
     match database {
-        Some(database) => try_one(database).map_err(|error| LogicalError {
+        Some(database) => try_one(database).map_err(|error| ToolError {
             message: format!("could not connect to database \"{}\"", Text::from(&*raw_bytes(database))),
             detail: Some(error.message),
             ..error
@@ -172,6 +172,6 @@ impl Script<'_> {
     }
 }
 
-fn output_error(error: &io::Error) -> LogicalError {
-    LogicalError::output(error).hint("Free space or choose another file: what was written is incomplete.")
+fn output_error(error: &io::Error) -> ToolError {
+    ToolError::output(error).hint("Free space or choose another file: what was written is incomplete.")
 }

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 
+use pgkeep_tool::{Reporter, Result, ToolError};
 use pgkeep_wire::Row;
 
 use super::ClusterDumpOptions;
 use crate::dump::privileges::{self, Subject};
 use crate::dump::session::{Session, flag};
 use crate::dump::sql::one_line;
-use crate::error::{LogicalError, Result};
-use crate::restore::Reporter;
 
 /// Commands that drop all roles.
 pub(super) fn drops(session: &mut Session, options: &ClusterDumpOptions) -> Result<String> {
@@ -197,7 +196,7 @@ pub(super) fn parameter_privileges(session: &mut Session) -> Result<String> {
         let current = row.optional("paracl")?.unwrap_or_default();
         let base = row.optional("acldefault")?.unwrap_or_default();
         script.push_str(&privileges::commands(session.quoting, &subject, current, base).map_err(|_| {
-            LogicalError::new(format!("could not parse ACL list ({current}) for parameter \"{parameter}\""))
+            ToolError::new(format!("could not parse ACL list ({current}) for parameter \"{parameter}\""))
         })?);
     }
     script.push_str("\n\n");

@@ -1,10 +1,11 @@
 //! Tablespaces, without the two that every cluster has.
 
+use pgkeep_tool::{Result, ToolError};
+
 use super::ClusterDumpOptions;
 use super::roles::labels;
 use crate::dump::privileges::{self, Subject};
 use crate::dump::session::Session;
-use crate::error::{LogicalError, Result};
 
 /// Commands that drop all tablespaces.
 pub(super) fn drops(session: &mut Session, options: &ClusterDumpOptions) -> Result<String> {
@@ -39,7 +40,7 @@ pub(super) fn tablespaces(session: &mut Session, options: &ClusterDumpOptions) -
         script.push_str("--\n-- Tablespaces\n--\n\n");
     }
     for row in rows.iter() {
-        let filled = |column| Ok::<_, LogicalError>(row.optional(column)?.filter(|text| !text.is_empty()));
+        let filled = |column| Ok::<_, ToolError>(row.optional(column)?.filter(|text| !text.is_empty()));
         let (oid, plain, owner) = (row.parse::<u32>("oid")?, row.text("spcname")?, row.text("owner")?);
         let name = quoting.name(plain);
         if options.binary_upgrade {
@@ -64,7 +65,7 @@ pub(super) fn tablespaces(session: &mut Session, options: &ClusterDumpOptions) -
             let current = row.optional("spcacl")?.unwrap_or_default();
             let base = row.optional("acldefault")?.unwrap_or_default();
             script.push_str(&privileges::commands(quoting, &subject, current, base).map_err(|_| {
-                LogicalError::new(format!("could not parse ACL list ({current}) for tablespace \"{plain}\""))
+                ToolError::new(format!("could not parse ACL list ({current}) for tablespace \"{plain}\""))
             })?);
         }
         if let Some(comment) = filled("description")?.filter(|_| !options.no_comments) {

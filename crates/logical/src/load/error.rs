@@ -1,9 +1,8 @@
 //! Why a load does not begin, or cannot go on. What the server refuses of an object is no error but part of the report.
 
+use pgkeep_tool::ToolError;
+use pgkeep_tool::server_text::server_words;
 use pgkeep_wire::WireError;
-
-use crate::error::LogicalError;
-use crate::server_text::server_words;
 
 /// What sort of failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +81,7 @@ impl LoadError {
 
     /// An archive that cannot be opened or read.
     #[must_use]
-    pub fn archive(error: &LogicalError) -> LoadError {
+    pub fn archive(error: &ToolError) -> LoadError {
         let mut failure =
             LoadError::new(LoadErrorKind::Corrupt, "the archive cannot be read").cause(&error.message);
         failure.causes.extend(error.detail.clone());

@@ -3,18 +3,16 @@
 use std::sync::Mutex;
 
 use pgkeep_format::archive::TocEntry;
+use pgkeep_tool::server_text::wire_text;
+use pgkeep_tool::{Reporter, ToolError};
 use pgkeep_wire::{ConnInfo, WireError, quote_literal};
 
 use super::error::{LoadError, LoadErrorKind, LoadResult};
 use super::journal;
 use super::observe::{LoadEvent, LoadObserver};
 use super::plan::Step;
-use crate::error::LogicalError;
 use crate::quote;
-use crate::restore::{
-    Contents, Emitter, Job, Piece, Pieces, Reporter, RestoreOptions, Server, Source, Target,
-};
-use crate::server_text::wire_text;
+use crate::restore::{Contents, Emitter, Job, Piece, Pieces, RestoreOptions, Server, Source, Target};
 
 /// How often a step that met another one is tried.
 const ATTEMPTS: u32 = 5;
@@ -107,7 +105,7 @@ impl<'a> Session<'a> {
         listener: &'a Listener<'a>,
         source: Source,
     ) -> LoadResult<Session<'a>> {
-        let failed = |error: &LogicalError| {
+        let failed = |error: &ToolError| {
             LoadError::new(LoadErrorKind::Connect, "cannot open a session to load in")
                 .cause(if error.is_reported { listener.take() } else { error.message.clone() })
                 .hint("look at the server; fewer `--jobs` take fewer sessions. An interrupted load goes on with `--resume`")
@@ -268,7 +266,7 @@ impl<'a> Session<'a> {
                     Ok(())
                 }
                 Piece::LargeObject(_) | Piece::LargeObjectEnd => {
-                    Err(LogicalError::new("rows were expected, and there are large objects"))
+                    Err(ToolError::new("rows were expected, and there are large objects"))
                 }
             };
             let piece = step.rows.and_then(|rows| Some((rows.piece?, shared.pieces.of_rows(entry)?)));
@@ -285,7 +283,7 @@ impl<'a> Session<'a> {
     }
 
     /// Tells refusals from everything else.
-    fn failed(&mut self, error: LogicalError, of_archive: Option<LogicalError>) -> Failure {
+    fn failed(&mut self, error: ToolError, of_archive: Option<ToolError>) -> Failure {
         if let Some(error) = of_archive {
             return LoadError::archive(&error).into();
         }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use tempfile::NamedTempFile;
 
+use pgkeep_tool::Result;
+
 use super::error::{LoadError, LoadErrorKind, LoadResult};
-use crate::error::Result;
 use crate::restore::{Archive, Input};
 
 /// An archive that can be opened several times.

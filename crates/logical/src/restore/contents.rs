@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use pgkeep_format::archive::{ArchiveHeader, DumpId, Text, TocEntry};
-
-use crate::error::{LogicalError, Result};
+use pgkeep_tool::{Result, ToolError};
 
 /// Header and entries.
 #[derive(Debug)]
@@ -45,7 +44,7 @@ impl Contents {
                     contents.encoding = name
                         .ok_or_else(|| {
                             let shown = String::from_utf8_lossy(definition);
-                            LogicalError::new(format!("invalid ENCODING item: {shown}"))
+                            ToolError::new(format!("invalid ENCODING item: {shown}"))
                         })?
                         .into();
                 }
@@ -56,7 +55,7 @@ impl Contents {
                         Some(value) if value.starts_with(b"'off'") => false,
                         _ => {
                             let shown = String::from_utf8_lossy(definition);
-                            return Err(LogicalError::new(format!("invalid STDSTRINGS item: {shown}")));
+                            return Err(ToolError::new(format!("invalid STDSTRINGS item: {shown}")));
                         }
                     };
                 }

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::io::Write;
 
 use pgkeep_format::archive::{ArchiveFormat, DumpId};
+use pgkeep_tool::{Reporter, Result, ToolError};
 
-use super::Reporter;
 use super::clock::stamp;
 use super::contents::Contents;
 use super::options::RestoreOptions;
 use super::select::select;
-use crate::error::{LogicalError, Result};
 
 /// Writes the list of the selected entries; of all entries, with dependencies, when verbose.
 ///
@@ -97,7 +96,7 @@ pub(crate) fn push_line(out: &mut Vec<u8>, name: Option<&[u8]>, want_hyphen: boo
 }
 
 fn write(out: &mut dyn Write, text: &[u8]) -> Result<()> {
-    out.write_all(text).map_err(|error| LogicalError::output(&error))
+    out.write_all(text).map_err(|error| ToolError::output(&error))
 }
 
 /// Reads a list as `-L` takes it: selects the entries that it names, in its order. All others go to the front, where they
@@ -130,7 +129,7 @@ pub fn use_list(
             continue;
         };
         let Some(index) = contents.index_of(id) else {
-            return Err(LogicalError::new(format!("could not find entry for ID {id}")));
+            return Err(ToolError::new(format!("could not find entry for ID {id}")));
         };
         wanted.insert(id);
         named.push(index);

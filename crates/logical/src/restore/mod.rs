@@ -36,17 +36,3 @@ pub(crate) use emit::{Emitter, Job, Target, loads_through_root};
 pub(crate) use select::{Pass, Wanted, select};
 pub(crate) use server::Server;
 pub(crate) use source::{Piece, Pieces, Source};
-
-/// Is told what happens. Texts are stock's, without the program's name.
-pub trait Reporter: Sync {
-    /// Of use with `-v` only.
-    fn info(&self, text: &str);
-    /// Something that does not count as an error.
-    fn warning(&self, text: &str);
-    /// More about the warning before it.
-    fn detail(&self, text: &str) {
-        self.warning(text);
-    }
-    /// An error that the restore goes on after, or that the caller is told as well.
-    fn error(&self, text: &str);
-}

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use pgkeep_format::archive::Section;
+use pgkeep_tool::{Result, ToolError};
 use pgkeep_wire::{CancelHandle, ConnInfo};
 
 use super::emit::{Emitter, Job, TableOutcome, Target, loads_through_root};
@@ -21,7 +22,6 @@ use super::schedule::Schedule;
 use super::select::{Pass, Wanted};
 use super::server::Server;
 use super::source::{Pieces, Source};
-use crate::error::{LogicalError, Result};
 use crate::quote;
 
 /// An entry for a worker, or a turn at its rows.
@@ -40,7 +40,7 @@ enum Report {
     /// An order is done.
     Done { worker: usize, order: Order, outcome: TableOutcome, errors: u64 },
     /// A worker ended with an error.
-    Failed(LogicalError),
+    Failed(ToolError),
 }
 
 /// Restores all that is wanted. Returns the errors of the workers; those of the leader are counted by its emitter.
@@ -188,7 +188,7 @@ fn second_part(mut leader: Leader<'_, '_>, info: &ConnInfo, sources: Vec<Source>
                 },
             );
             if let Err(error) = spawned {
-                return Err(LogicalError::new(format!("could not create worker process: {error}"))
+                return Err(ToolError::new(format!("could not create worker process: {error}"))
                     .hint("use fewer jobs"));
             }
             orders.push(order);
@@ -256,7 +256,7 @@ impl Leader<'_, '_> {
                     self.done(order, outcome, errors);
                     hands[worker].orders -= 1;
                 }
-                Err(_) => return Err(LogicalError::new("worker process died unexpectedly")),
+                Err(_) => return Err(ToolError::new("worker process died unexpectedly")),
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
+use pgkeep_tool::{Reporter, Result, ToolError};
 use pgkeep_wire::ConnInfo;
 
-use super::Reporter;
 use super::clock;
 use super::emit::{Emitter, Job, TableOutcome, Target};
 use super::options::RestoreOptions;
@@ -12,7 +12,6 @@ use super::parallel;
 use super::select::{Pass, Wanted, select};
 use super::server::Server;
 use super::source::{Archive, Source};
-use crate::error::{LogicalError, Result};
 
 /// Writes the script that restores what is selected.
 ///
@@ -47,7 +46,7 @@ pub fn restore(
 ) -> Result<u64> {
     let is_parallel = options.jobs > 1;
     if is_parallel && options.single_transaction {
-        return Err(LogicalError::new("cannot specify both --single-transaction and multiple jobs")
+        return Err(ToolError::new("cannot specify both --single-transaction and multiple jobs")
             .hint("several sessions cannot share a transaction"));
     }
     if is_parallel {

@@ -1,10 +1,10 @@
 //! Which parts of which entries are restored.
 
 use pgkeep_format::archive::{Section, TocEntry};
+use pgkeep_tool::{Result, ToolError};
 
 use super::contents::Contents;
 use super::options::{RestoreOptions, Selection};
-use crate::error::{LogicalError, Result};
 
 /// What is wanted of an entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -89,7 +89,7 @@ fn check_names(selection: &Selection) -> Result<()> {
         ("trigger", &selection.triggers),
     ] {
         if let Some(name) = names.first_not_met() {
-            return Err(LogicalError::new(format!("{what} \"{name}\" not found")));
+            return Err(ToolError::new(format!("{what} \"{name}\" not found")));
         }
     }
     Ok(())

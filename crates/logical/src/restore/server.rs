@@ -4,12 +4,9 @@
 //! connection, and a refusal that would let data go to the wrong place (another user, no transaction), always ends it.
 
 use pgkeep_format::archive::{Text, TocEntry};
+use pgkeep_tool::server_text::{causes, notice_text, wire_text};
+use pgkeep_tool::{Reporter, Result, ToolError, connect};
 use pgkeep_wire::{ConnInfo, Connection, WireError, raw_text};
-
-use super::Reporter;
-use crate::connect::connect;
-use crate::error::{LogicalError, Result};
-use crate::server_text::{causes, notice_text, wire_text};
 
 /// The longest part of a command that is shown with an error, as stock.
 const SHOWN_COMMAND: usize = 128 << 10;
@@ -101,9 +98,8 @@ impl<'a> Server<'a> {
     pub(crate) fn demand(&mut self, sql: &[u8], failed: &str) -> Result<()> {
         let result = self.connection.execute(sql);
         self.pass_notices();
-        result.map_err(|error| {
-            LogicalError::new(format!("{failed}: {}", wire_text(&error, Some(sql)).trim_end()))
-        })
+        result
+            .map_err(|error| ToolError::new(format!("{failed}: {}", wire_text(&error, Some(sql)).trim_end())))
     }
 
     pub(crate) fn begin(&mut self) -> Result<()> {
@@ -122,10 +118,7 @@ impl<'a> Server<'a> {
         feed: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
     ) -> Result<()> {
         let failed = |error: &WireError| {
-            LogicalError::new(format!(
-                "error returned by PQputCopyData: {}",
-                wire_text(error, None).trim_end()
-            ))
+            ToolError::new(format!("error returned by PQputCopyData: {}", wire_text(error, None).trim_end()))
         };
         let result = match self.connection.copy_in(sql) {
             Ok(mut copy) => {
@@ -148,7 +141,7 @@ impl<'a> Server<'a> {
     pub(crate) fn open_large_object(&mut self, sql: &str, oid: u32) -> Result<i32> {
         let failed = |error: &WireError| {
             let text = wire_text(error, None);
-            LogicalError::new(format!("could not open large object {oid}: {}", text.trim_end()))
+            ToolError::new(format!("could not open large object {oid}: {}", text.trim_end()))
         };
         let rows = self.connection.query(sql).map_err(|error| failed(&error))?;
         rows.one().and_then(|row| row.parse("lo_open")).map_err(|error| failed(&error))
@@ -163,7 +156,7 @@ impl<'a> Server<'a> {
     pub(crate) fn reconnect(&mut self, database: &Text) -> Result<()> {
         let name = raw_text(database);
         let info =
-            self.info.clone().with("dbname", &name).map_err(|error| LogicalError::new(error.to_string()))?;
+            self.info.clone().with("dbname", &name).map_err(|error| ToolError::new(error.to_string()))?;
         let connection = open(&info, self.reporter)?;
         std::mem::replace(&mut self.connection, connection).close();
         self.info = info;
@@ -191,7 +184,7 @@ impl<'a> Server<'a> {
             text.push_str(&String::from_utf8_lossy(shown));
         }
         if error.server_error().is_none() || self.connection.is_broken() {
-            return Err(LogicalError::new(text.trim_end()));
+            return Err(ToolError::new(text.trim_end()));
         }
         if !self.told_of_stage {
             self.told_of_stage = true;
@@ -206,15 +199,15 @@ impl<'a> Server<'a> {
         self.reporter.error(&text);
         self.last_state = error.sqlstate().map(str::to_owned);
         self.errors += 1;
-        if self.exit_on_error { Err(LogicalError::reported(text)) } else { Ok(()) }
+        if self.exit_on_error { Err(ToolError::reported(text)) } else { Ok(()) }
     }
 }
 
 fn open(info: &ConnInfo, reporter: &dyn Reporter) -> Result<Connection> {
     let failed = |error: &WireError| {
-        LogicalError::new(format!("connection to database \"{}\" failed: {}", info.database(), causes(error)))
+        ToolError::new(format!("connection to database \"{}\" failed: {}", info.database(), causes(error)))
     };
-    let mut connection = connect(info)?;
+    let mut connection = connect(info, pgkeep_wire::SessionMode::Sql)?;
     // Nothing of what follows may find functions of users by name.
     let secure = "SELECT pg_catalog.set_config('search_path', '', false);";
     reporter.info(&format!("executing {secure}"));

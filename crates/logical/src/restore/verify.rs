@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 
 use pgkeep_format::archive::{DataKind, DataLocation, DumpId, IndexedEntry};
+use pgkeep_tool::compress::piece_digest;
+use pgkeep_tool::{Result, ToolError};
 
 use super::source::{Archive, Piece, Pieces, differs};
-use crate::compress::piece_digest;
 use crate::dump::WrittenData;
-use crate::error::{LogicalError, Result};
 
 /// What ends the rows of COPY in an archive.
 const END: &[u8] = b"\\.\n\n\n";
@@ -103,7 +103,7 @@ pub fn count_data(archive: &mut Archive, entries: &[DumpId]) -> Result<Vec<Writt
         archive.contents.entries.iter().map(|entry| entry.dump_id).zip(0..).collect();
     for id in entries {
         let found = places.get(id).and_then(|place| archive.contents.entries.get(*place));
-        let entry = found.ok_or_else(|| LogicalError::new(format!("the archive has no entry {id}")))?;
+        let entry = found.ok_or_else(|| ToolError::new(format!("the archive has no entry {id}")))?;
         let mut counter = Counter::new(None);
         let mut sink = |piece: Piece<'_>| counter.take(piece);
         match entry.desc == "BLOBS" {
@@ -265,7 +265,7 @@ impl<'a> Comparison<'a> {
         Ok(are_not_lines.then(|| self.indexed.rows()))
     }
 
-    fn differs(&self) -> LogicalError {
+    fn differs(&self) -> ToolError {
         let offset = self.indexed.pieces.get(self.number).map_or(self.indexed.end(), |piece| piece.offset);
         differs(&format!("entry {}, piece at byte {offset}", self.indexed.dump_id))
     }

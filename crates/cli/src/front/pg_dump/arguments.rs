@@ -11,7 +11,7 @@ use pgkeep_logical::filter::FilterAction;
 use pgkeep_logical::restore::RestoreOptions;
 use pgkeep_wire::ConnInfo;
 
-use super::compression::{self, CompressionChoice};
+use crate::front::compression::{self, CompressionChoice};
 use crate::front::getopt::{OptionSpec, flag, parse, value};
 use crate::front::password::Prompt;
 use crate::front::program::Mistake;

@@ -1,18 +1,16 @@
 //! `pg_dump`: a database as a script or an archive.
 
 mod arguments;
-mod compression;
 mod help;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 
 use pgkeep_format::archive::Compression;
-use pgkeep_logical::LogicalError;
-use pgkeep_logical::compress::{Codec, Compressor, Framing};
 use pgkeep_logical::dump::write::{self, ArchiveOptions, OutputFile};
 use pgkeep_logical::dump::{Dump, DumpOptions};
-use pgkeep_logical::restore::Reporter;
+use pgkeep_tool::compress::{Codec, Compressor, Framing};
+use pgkeep_tool::{Reporter, ToolError};
 use pgkeep_wire::ConnInfo;
 
 use super::message::Messages;
@@ -41,7 +39,7 @@ pub(super) fn check(words: &[OsString]) -> Result<(), String> {
     PROGRAM.check(words)
 }
 
-fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
+fn act(arguments: Arguments, messages: &Messages) -> Result<(), ToolError> {
     let Arguments {
         dump,
         mut restore,
@@ -93,8 +91,8 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
 }
 
 /// A script that could not be written to its end.
-pub(super) fn not_written(error: &io::Error) -> LogicalError {
-    LogicalError::output(error).hint("free space or choose another file; nothing was written under its name")
+pub(super) fn not_written(error: &io::Error) -> ToolError {
+    ToolError::output(error).hint("free space or choose another file; nothing was written under its name")
 }
 
 fn start(
@@ -103,7 +101,7 @@ fn start(
     options: &DumpOptions,
     warnings: &[String],
     messages: &Messages,
-) -> Result<Dump, LogicalError> {
+) -> Result<Dump, ToolError> {
     for warning in warnings {
         messages.warning(warning);
     }
@@ -112,14 +110,6 @@ fn start(
         messages.warning_with_advice(&warning);
     }
     Ok(dump)
-}
-
-/// The codec and level that a text of `-Z` says.
-pub(super) fn compression(
-    text: Option<&str>,
-    default: Compression,
-) -> Result<(Compression, Option<i32>), String> {
-    compression::parse(text, default).map(|(choice, _)| (choice.algorithm, choice.level))
 }
 
 /// The error of a dump, which has been told.

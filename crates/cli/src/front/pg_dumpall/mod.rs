@@ -6,9 +6,9 @@ mod help;
 use std::ffi::OsString;
 use std::io::BufWriter;
 
-use pgkeep_logical::LogicalError;
 use pgkeep_logical::dump::write::OutputFile;
 use pgkeep_logical::dumpall::{ClusterDatabase, ClusterDump};
+use pgkeep_tool::ToolError;
 
 use super::message::Messages;
 use super::pg_dump;
@@ -36,7 +36,7 @@ pub(super) fn check(words: &[OsString]) -> Result<(), String> {
     PROGRAM.check(words)
 }
 
-fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
+fn act(arguments: Arguments, messages: &Messages) -> Result<(), ToolError> {
     let Arguments { options, mut connection, prompt, file, sync, dump_words } = arguments;
     let clean = options.clean;
     let cluster = prompt
@@ -48,7 +48,7 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
         words.extend(create_options(database, clean).iter().map(OsString::from));
         if database.name.contains(['\n', '\r']) {
             // Stock hands the name to a shell, and a script could not connect to such a database either.
-            return Err(LogicalError::new(format!(
+            return Err(ToolError::new(format!(
                 "shell command argument contains a newline or carriage return: \"{}\"",
                 database.name
             ))
@@ -57,11 +57,10 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<(), LogicalError> {
         let connection = connection
             .clone()
             .with("dbname", &database.connection_name)
-            .map_err(|error| LogicalError::new(error.to_string()))?;
+            .map_err(|error| ToolError::new(error.to_string()))?;
         // Stock runs another program for this, whose messages have that program's name.
-        pg_dump::dump_into(&words, &connection, out).map_err(|_| {
-            LogicalError::new(format!("pg_dump failed on database \"{}\", exiting", database.name))
-        })
+        pg_dump::dump_into(&words, &connection, out)
+            .map_err(|_| ToolError::new(format!("pg_dump failed on database \"{}\", exiting", database.name)))
     })?;
     sink.into_inner().map_err(|error| pg_dump::not_written(&error.into_error()))?;
     output.finish()

@@ -6,9 +6,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use pgkeep_format::archive::{ArchiveFormat, Text};
-use pgkeep_logical::LogicalError;
 use pgkeep_logical::filter::FilterAction;
 use pgkeep_logical::restore::{NameList, RestoreOptions};
+use pgkeep_tool::ToolError;
 use pgkeep_wire::ConnInfo;
 
 use crate::front::getopt::{OptionSpec, flag, parse, value};
@@ -357,7 +357,7 @@ fn text(value: OsString) -> Text {
 }
 
 /// `-d` may be a connection string; what it says beats the other options.
-fn connection(database: &OsString, options: Vec<(&'static str, OsString)>) -> Result<ConnInfo, LogicalError> {
+fn connection(database: &OsString, options: Vec<(&'static str, OsString)>) -> Result<ConnInfo, ToolError> {
     let options: Vec<(&str, String)> =
         options.iter().map(|(keyword, value)| (*keyword, raw_value(value))).collect();
     let words: Vec<(&str, &str)> =
@@ -367,5 +367,5 @@ fn connection(database: &OsString, options: Vec<(&'static str, OsString)>) -> Re
             Some(_) => Ok(info),
             None => info.with("fallback_application_name", super::NAME),
         })
-        .map_err(|error| LogicalError::new(error.to_string()))
+        .map_err(|error| ToolError::new(error.to_string()))
 }

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use pgkeep_logical::restore::{self, Archive, Input, Reporter};
-use pgkeep_logical::{LogicalError, system_text};
+use pgkeep_logical::restore::{self, Archive, Input};
+use pgkeep_tool::{Reporter, ToolError, system_text};
 
 use super::message::{FAILURE, Messages};
 use super::program::Program;
@@ -43,7 +43,7 @@ pub(super) fn check(words: &[OsString]) -> Result<(), String> {
     PROGRAM.check(words)
 }
 
-fn act(mut arguments: Arguments, messages: &Messages) -> Result<u64, LogicalError> {
+fn act(mut arguments: Arguments, messages: &Messages) -> Result<u64, ToolError> {
     let input = match arguments.input.take() {
         Some(path) => Input::Path(path),
         None => Input::Stream(Box::new(io::stdin())),
@@ -52,11 +52,7 @@ fn act(mut arguments: Arguments, messages: &Messages) -> Result<u64, LogicalErro
     let options = &mut arguments.options;
     if let Some(list) = &arguments.use_list {
         let text = std::fs::read(list).map_err(|error| {
-            LogicalError::new(format!(
-                "could not open TOC file \"{}\": {}",
-                list.display(),
-                system_text(&error)
-            ))
+            ToolError::new(format!("could not open TOC file \"{}\": {}", list.display(), system_text(&error)))
         })?;
         restore::use_list(&mut archive.contents, options, &text, messages)?;
     }
@@ -76,12 +72,12 @@ fn act(mut arguments: Arguments, messages: &Messages) -> Result<u64, LogicalErro
 }
 
 /// Where the script or list goes.
-fn output(path: Option<&Path>) -> Result<Box<dyn Write>, LogicalError> {
+fn output(path: Option<&Path>) -> Result<Box<dyn Write>, ToolError> {
     Ok(match path {
         None => Box::new(BufWriter::new(io::stdout())),
         Some(path) if path == Path::new("-") => Box::new(BufWriter::new(io::stdout())),
         Some(path) => Box::new(BufWriter::new(File::create(path).map_err(|error| {
-            LogicalError::new(format!(
+            ToolError::new(format!(
                 "could not open output file \"{}\": {}",
                 PathBuf::from(path).display(),
                 system_text(&error)
@@ -90,8 +86,8 @@ fn output(path: Option<&Path>) -> Result<Box<dyn Write>, LogicalError> {
     })
 }
 
-fn close(mut out: Box<dyn Write>) -> Result<(), LogicalError> {
+fn close(mut out: Box<dyn Write>) -> Result<(), ToolError> {
     out.flush().map_err(|error| {
-        LogicalError::output(&error).hint("free space or choose another file; what was written is incomplete")
+        ToolError::output(&error).hint("free space or choose another file; what was written is incomplete")
     })
 }

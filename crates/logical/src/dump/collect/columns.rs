@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
+use pgkeep_tool::{Result, ToolError};
 use pgkeep_wire::Row;
 
 use super::{Collector, catalog_id};
 use crate::dump::model::{Column, ColumnDefault, Constraint, Id, Kind};
 use crate::dump::session::{flag, letter, number, oid_array, optional, text};
-use crate::error::{LogicalError, Result};
 
 impl Collector<'_> {
     pub(super) fn columns(&mut self) -> Result<()> {
@@ -27,7 +27,7 @@ impl Collector<'_> {
             by_oid
                 .get(&oid)
                 .copied()
-                .ok_or_else(|| LogicalError::catalog(format!("unrecognized table OID {oid}")))
+                .ok_or_else(|| ToolError::catalog(format!("unrecognized table OID {oid}")))
         };
         let is_18 = self.session.is_at_least(18);
         // Up to 17 a NOT NULL has no name and is taken as the column's own, unless a parent has it too.
@@ -77,7 +77,7 @@ impl Collector<'_> {
             let column = column(row, &self.model.get(table).name, by_name)?;
             let expected = self.model.table(table).columns.len() + 1;
             if row.parse::<usize>("attnum")? != expected {
-                return Err(LogicalError::catalog(format!(
+                return Err(ToolError::catalog(format!(
                     "invalid column numbering in table \"{}\"",
                     self.model.get(table).name
                 )));
@@ -128,7 +128,7 @@ impl Collector<'_> {
         for row in rows.iter() {
             let oid: u32 = row.parse("adrelid")?;
             let Some(table) = self.model.find_table(oid) else {
-                return Err(LogicalError::catalog(format!("unrecognized table OID {oid}")));
+                return Err(ToolError::catalog(format!("unrecognized table OID {oid}")));
             };
             let number: i32 = row.parse("adnum")?;
             let facts = self.model.table(table);
@@ -136,7 +136,7 @@ impl Collector<'_> {
             let Some((position, column)) =
                 position.and_then(|position| Some((position, facts.columns.get(position)?)))
             else {
-                return Err(LogicalError::catalog(format!(
+                return Err(ToolError::catalog(format!(
                     "invalid adnum value {number} for table \"{}\"",
                     self.model.get(table).name
                 )));
@@ -181,7 +181,7 @@ impl Collector<'_> {
             let table = self.model.table(*id);
             let found = i32::try_from(table.checks.len()).unwrap_or(i32::MAX);
             if table.kind != b'S' && table.interesting && found != table.check_count {
-                return Err(LogicalError::catalog(format!(
+                return Err(ToolError::catalog(format!(
                     "expected {} check constraint{} on table \"{}\" but found {found}",
                     table.check_count,
                     if table.check_count == 1 { "" } else { "s" },

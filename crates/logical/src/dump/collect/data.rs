@@ -1,11 +1,11 @@
 //! What is data: rows of tables, positions of sequences, contents of materialised views, large objects.
 
 use pgkeep_format::archive::CatalogId;
+use pgkeep_tool::Result;
 
 use super::Collector;
 use crate::dump::model::{Id, Kind, Parts, TableData, catalog};
 use crate::dump::session::{optional, text};
-use crate::error::Result;
 
 /// The most large objects of one entry.
 const LARGE_OBJECTS_PER_ENTRY: usize = 1000;

@@ -1,11 +1,11 @@
 //! What is said about objects: initial privileges, comments, security labels.
 
 use pgkeep_format::archive::CatalogId;
+use pgkeep_tool::Result;
 
 use super::Collector;
 use crate::dump::model::{Comment, Id, Kind, Label, Parts, catalog};
 use crate::dump::session::{optional, text};
-use crate::error::Result;
 
 impl Collector<'_> {
     /// Privileges of columns, and those that `initdb` or extensions gave.

@@ -1,8 +1,9 @@
 //! What depends on what, as the server knows it.
 
+use pgkeep_tool::Result;
+
 use super::Collector;
 use crate::dump::model::Kind;
-use crate::error::Result;
 
 /// Members of operator families are no objects of their own here: what they depend on, their family does.
 pub(super) const DEPENDENCIES: &str = "SELECT classid, objid, refclassid, refobjid, deptype FROM pg_catalog.pg_depend \

@@ -1,12 +1,12 @@
 //! Extensions, what belongs to them, and their configuration tables; schemas.
 
 use pgkeep_format::archive::CatalogId;
+use pgkeep_tool::{Result, ToolError};
 
 use super::{Collector, catalog_id};
 use crate::dump::model::{Extension, Id, Kind, Parts, catalog};
 use crate::dump::session::{number, text};
 use crate::dump::sql::{array_item, parse_array};
-use crate::error::{LogicalError, Result};
 
 impl Collector<'_> {
     pub(super) fn extensions(&mut self) -> Result<Vec<Id>> {
@@ -19,7 +19,7 @@ impl Collector<'_> {
             let tables = list(&text(row, "extconfig")?)?;
             let conditions = list(&text(row, "extcondition")?)?;
             if tables.len() != conditions.len() {
-                return Err(LogicalError::catalog(
+                return Err(ToolError::catalog(
                     "mismatched number of configurations and conditions for extension",
                 ));
             }
@@ -148,7 +148,7 @@ fn list(array: &str) -> Result<Vec<String>> {
     if array.is_empty() {
         return Ok(Vec::new());
     }
-    parse_array(array).ok_or_else(|| LogicalError::catalog("could not parse extconfig array"))
+    parse_array(array).ok_or_else(|| ToolError::catalog("could not parse extconfig array"))
 }
 
 /// A role as `aclitem` has it: in quotes unless it is of letters, digits and underscores.

@@ -1,9 +1,10 @@
 //! Functions, procedures and aggregates.
 
+use pgkeep_tool::Result;
+
 use super::{Collector, catalog_id};
 use crate::dump::model::{FIRST_NORMAL_OID, Function, Kind};
 use crate::dump::session::{number, oids, text};
-use crate::error::Result;
 
 impl Collector<'_> {
     /// Functions outside of `pg_catalog`; in it, those that users' casts and transforms use, and those whose privileges

@@ -1,12 +1,12 @@
 //! Indexes, the constraints they stand for, and foreign keys.
 
+use pgkeep_tool::{Result, ToolError};
 use pgkeep_wire::Row;
 
 use super::{Collector, catalog_id};
 use crate::dump::model::{Constraint, Id, Index, Kind, Parts};
 use crate::dump::session::{flag, letter, number, oid_array, optional, text};
 use crate::dump::sql::parse_array;
-use crate::error::{LogicalError, Result};
 
 impl Collector<'_> {
     /// The query for all indexes and the constraints that they stand for.
@@ -52,7 +52,7 @@ impl Collector<'_> {
         for row in rows.iter() {
             let oid: u32 = row.parse("indrelid")?;
             let Some(table) = self.model.find_table(oid) else {
-                return Err(LogicalError::catalog(format!("unrecognized table OID {oid}")));
+                return Err(ToolError::catalog(format!("unrecognized table OID {oid}")));
             };
             self.index(row, table)?;
         }
@@ -67,14 +67,11 @@ impl Collector<'_> {
             if array.is_empty() {
                 return Ok(Vec::new());
             }
-            parse_array(&array)
-                .ok_or_else(|| LogicalError::catalog("could not parse index statistic columns"))
+            parse_array(&array).ok_or_else(|| ToolError::catalog("could not parse index statistic columns"))
         };
         let (statistics_columns, statistics_values) = (list("indstatcols")?, list("indstatvals")?);
         if statistics_columns.len() != statistics_values.len() {
-            return Err(LogicalError::catalog(
-                "mismatched number of columns and values for index statistics",
-            ));
+            return Err(ToolError::catalog("mismatched number of columns and values for index statistics"));
         }
         let index = Index {
             table,
@@ -140,7 +137,7 @@ impl Collector<'_> {
         for row in rows.iter() {
             let oid: u32 = row.parse("conrelid")?;
             let Some(table) = self.model.find_table(oid) else {
-                return Err(LogicalError::catalog(format!("unrecognized table OID {oid}")));
+                return Err(ToolError::catalog(format!("unrecognized table OID {oid}")));
             };
             let foreign_table: u32 = row.parse("confrelid")?;
             let constraint = Constraint {

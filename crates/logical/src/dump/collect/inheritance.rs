@@ -2,9 +2,9 @@
 
 use super::Collector;
 use crate::dump::model::{ColumnDefault, Id, Kind, Parts};
-use crate::error::{LogicalError, Result};
 
 use pgkeep_format::archive::CatalogId;
+use pgkeep_tool::{Result, ToolError};
 
 impl Collector<'_> {
     /// Pairs of child and parent.
@@ -19,7 +19,7 @@ impl Collector<'_> {
             let Some(child) = self.model.find_table(*child) else { continue };
             let Some(parent) = self.model.find_table(*parent) else {
                 let object = self.model.get(child);
-                return Err(LogicalError::catalog(format!(
+                return Err(ToolError::catalog(format!(
                     "failed sanity check, parent OID {parent} of table \"{}\" (OID {}) not found",
                     object.name, object.catalog.oid
                 )));
@@ -45,7 +45,7 @@ impl Collector<'_> {
         let object = self.model.get(partition);
         let (name, schema) = (object.name.clone(), object.schema);
         let [parent] = *parents else {
-            return Err(LogicalError::catalog(format!(
+            return Err(ToolError::catalog(format!(
                 "invalid number of parents {} for table \"{name}\"",
                 parents.len()
             )));

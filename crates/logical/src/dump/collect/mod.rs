@@ -22,13 +22,13 @@ mod types;
 use std::collections::HashMap;
 
 use pgkeep_format::archive::CatalogId;
+use pgkeep_tool::Result;
 use pgkeep_wire::Row;
 
 use super::define;
 use super::model::{Id, Model, Parts};
 use super::options::{DumpOptions, Selection};
 use super::session::{Session, number, optional, text};
-use crate::error::Result;
 
 /// The last position of a sequence, and how it counts.
 #[derive(Debug, Clone, Default)]
@@ -140,9 +140,9 @@ impl<'a> Collector<'a> {
 
     /// The object of a schema's OID.
     fn schema(&self, oid: u32) -> Result<Id> {
-        self.model.find(super::model::catalog::NAMESPACE, oid).ok_or_else(|| {
-            crate::error::LogicalError::catalog(format!("schema with OID {oid} does not exist"))
-        })
+        self.model
+            .find(super::model::catalog::NAMESPACE, oid)
+            .ok_or_else(|| pgkeep_tool::ToolError::catalog(format!("schema with OID {oid} does not exist")))
     }
 
     fn owner(&mut self, id: Id, oid: u32) -> Result<()> {

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
+use pgkeep_tool::Result;
+
 use super::{Collector, catalog_id};
 use crate::dump::model::{Id, Kind, Parts, catalog};
 use crate::dump::session::{letter, number, text};
-use crate::error::Result;
 
 /// A class whose rows all are alike: the column of the schema and that of the owner where it has one.
 struct Class {

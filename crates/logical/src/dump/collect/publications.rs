@@ -1,11 +1,11 @@
 //! Policies of row security; publications and subscriptions.
 
 use pgkeep_format::archive::CatalogId;
+use pgkeep_tool::{Result, ToolError};
 
 use super::{Collector, catalog_id};
 use crate::dump::model::{Kind, Parts, SubscriptionTable, catalog};
 use crate::dump::session::{letter, number, oid_array, optional, text};
-use crate::error::{LogicalError, Result};
 
 impl Collector<'_> {
     pub(super) fn policies(&mut self) -> Result<()> {
@@ -127,7 +127,7 @@ impl Collector<'_> {
         for row in rows.iter() {
             let (subscription_oid, table_oid): (u32, u32) = (row.parse("srsubid")?, row.parse("srrelid")?);
             let missing =
-                |what: &str, oid: u32| LogicalError::catalog(format!("{what} with OID {oid} does not exist"));
+                |what: &str, oid: u32| ToolError::catalog(format!("{what} with OID {oid} does not exist"));
             let subscription = self.model.find(catalog::SUBSCRIPTION, subscription_oid);
             let subscription = subscription.ok_or_else(|| missing("subscription", subscription_oid))?;
             let table = self.model.find_table(table_oid).ok_or_else(|| missing("table", table_oid))?;

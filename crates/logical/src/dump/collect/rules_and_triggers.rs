@@ -1,9 +1,10 @@
 //! Rules and triggers.
 
+use pgkeep_tool::{Result, ToolError};
+
 use super::{Collector, catalog_id};
 use crate::dump::model::{Kind, Parts, Rule, Trigger};
 use crate::dump::session::{flag, letter, oid_array, text};
-use crate::error::{LogicalError, Result};
 
 impl Collector<'_> {
     pub(super) fn triggers(&mut self) -> Result<()> {
@@ -28,7 +29,7 @@ impl Collector<'_> {
         for row in rows.iter() {
             let oid: u32 = row.parse("tgrelid")?;
             let Some(table) = self.model.find_table(oid) else {
-                return Err(LogicalError::catalog(format!("unrecognized table OID {oid}")));
+                return Err(ToolError::catalog(format!("unrecognized table OID {oid}")));
             };
             let trigger = Trigger {
                 table,
@@ -50,7 +51,7 @@ impl Collector<'_> {
         for row in rows.iter() {
             let oid: u32 = row.parse("ev_class")?;
             let Some(table) = self.model.find_table(oid) else {
-                return Err(LogicalError::catalog(format!(
+                return Err(ToolError::catalog(format!(
                     "failed sanity check, parent table with OID {oid} of pg_rewrite entry with OID {} not found",
                     row.text("oid")?
                 )));

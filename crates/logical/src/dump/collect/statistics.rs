@@ -1,12 +1,12 @@
 //! Statistics of relations: the objects, and what is known of each as a whole.
 
 use pgkeep_format::archive::CatalogId;
+use pgkeep_tool::Result;
 use pgkeep_wire::Row;
 
 use super::Collector;
 use crate::dump::model::{Id, Kind, Parts, Statistics};
 use crate::dump::session::{number, text};
-use crate::error::Result;
 
 impl Collector<'_> {
     /// The column of `pg_class` with pages that are all frozen.

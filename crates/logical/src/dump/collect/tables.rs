@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
+use pgkeep_tool::{Result, ToolError};
 use pgkeep_wire::Row;
 
 use super::{Collector, Sequence, catalog_id};
 use crate::dump::model::{Id, Kind, Parts, Table};
 use crate::dump::session::{flag, letter, number, optional, text};
-use crate::error::{LogicalError, Result};
 
 /// LOCK TABLE is sent in commands of about this length.
 const LOCK_COMMAND_LENGTH: usize = 100_000;
@@ -138,7 +138,7 @@ impl Collector<'_> {
         for id in self.model.tables.clone() {
             let Some((owner_oid, _)) = self.model.table(id).owned_by else { continue };
             let Some(owner) = self.model.find_table(owner_oid) else {
-                return Err(LogicalError::catalog(format!(
+                return Err(ToolError::catalog(format!(
                     "failed sanity check, parent table with OID {owner_oid} of sequence with OID {} not found",
                     self.model.get(id).catalog.oid
                 )));

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use pgkeep_format::archive::CatalogId;
+use pgkeep_tool::Result;
 use pgkeep_wire::{Row, Rows};
 
 use super::{Collector, catalog_id};
 use crate::dump::model::{Constraint, Id, Kind, Parts, Type};
 use crate::dump::session::{flag, letter, number, text};
-use crate::error::Result;
 
 impl Collector<'_> {
     pub(super) fn types(&mut self) -> Result<()> {

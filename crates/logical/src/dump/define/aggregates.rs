@@ -1,9 +1,10 @@
 //! Aggregates.
 
+use pgkeep_tool::{Result, ToolError};
+
 use super::records::Record;
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Kind, Parts};
-use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     pub(super) fn aggregate(&mut self, id: Id) -> Result<()> {
@@ -54,7 +55,7 @@ impl Definer<'_> {
                 b's' => "SHAREABLE",
                 b'w' => "READ_WRITE",
                 _ => {
-                    return Err(LogicalError::catalog(format!(
+                    return Err(ToolError::catalog(format!(
                         "unrecognized {column} value for aggregate \"{name}\""
                     )));
                 }

@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 
+use pgkeep_tool::{Result, ToolError};
 use pgkeep_wire::Row;
 
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Kind, Table};
 use crate::dump::session::{Session, flag, letter, number, optional, text};
-use crate::error::{LogicalError, Result};
 
 /// What the catalogs say that no other dump asks for.
 #[derive(Debug, Default)]
@@ -188,14 +188,14 @@ impl Definer<'_> {
             Some(array) => preserve("pg_type array", "array_pg_type_oid", *array),
             // Servers from 11 on make array types of domains; one upgraded to 13 or less may have some without.
             None if with == TypeOids::WithArray => {
-                return Err(LogicalError::new(format!("domain with OID {oid} has no array type"))
+                return Err(ToolError::new(format!("domain with OID {oid} has no array type"))
                     .hint("--binary-upgrade cannot make up an OID for it; make the domain anew first"));
             }
             None => {}
         }
         if with == TypeOids::WithMultirange {
             let Some((multirange, array)) = facts.multiranges.get(&oid) else {
-                return Err(LogicalError::new(format!("range type with OID {oid} has no multirange type"))
+                return Err(ToolError::new(format!("range type with OID {oid} has no multirange type"))
                     .hint(
                         "--binary-upgrade needs a server of version 14 or later where there are range types",
                     ));
@@ -212,7 +212,7 @@ impl Definer<'_> {
         let class = facts
             .classes
             .get(&oid)
-            .ok_or_else(|| LogicalError::catalog(format!("relation with OID {oid} does not exist")))?;
+            .ok_or_else(|| ToolError::catalog(format!("relation with OID {oid} does not exist")))?;
         let mut sql = String::from("\n-- For binary upgrade, must preserve pg_class oids and relfilenodes\n");
         if matches!(class.kind, b'i' | b'I') {
             sql.push_str(&set_next("index_pg_class_oid", oid));

@@ -1,12 +1,12 @@
 //! Rows of tables: the entry, and where the rows come from.
 
 use pgkeep_format::archive::Section;
+use pgkeep_tool::Result;
 
 use super::{DataSource, Definer, Draft, InsertSource, RowSource, Rows};
 use crate::dump::model::{Id, Kind, Parts, Table};
 use crate::dump::options::RowFormat;
 use crate::dump::sql::one_line;
-use crate::error::Result;
 
 /// Behind a COPY that speaks the binary form.
 const BINARY: &str = " WITH (FORMAT binary)";

@@ -1,12 +1,12 @@
 //! The entries in front: encoding, settings, and the database with what is said about it.
 
 use pgkeep_format::archive::{CatalogId, Section};
+use pgkeep_tool::{Result, ToolError};
 
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Privileges};
 use crate::dump::session::{Session, optional, text};
 use crate::dump::sql::parse_array;
-use crate::error::{LogicalError, Result};
 
 /// `pg_largeobject`.
 const LARGE_OBJECT_TABLE: u32 = 2613;
@@ -19,7 +19,7 @@ impl Definer<'_> {
         let strings = if self.quoting.standard_strings { "on" } else { "off" };
         let path = session.one("SELECT pg_catalog.current_schemas(false)")?;
         let schemas = parse_array(&path)
-            .ok_or_else(|| LogicalError::new("could not parse result of current_schemas()"))?;
+            .ok_or_else(|| ToolError::new("could not parse result of current_schemas()"))?;
         let path: Vec<String> = schemas.iter().map(|schema| self.quoting.name(schema)).collect();
         let encoding = self.quoting.literal(&session.encoding.name);
         let path = self.quoting.literal(&path.join(", "));
@@ -72,7 +72,7 @@ impl Definer<'_> {
                 "b" => "builtin",
                 "c" => "libc",
                 "i" => "icu",
-                other => return Err(LogicalError::new(format!("unrecognized locale provider: {other}"))),
+                other => return Err(ToolError::new(format!("unrecognized locale provider: {other}"))),
             },
         );
         let (collate, ctype) = (text(row, "datcollate")?, text(row, "datctype")?);

@@ -1,11 +1,11 @@
 //! Comments and privileges.
 
 use pgkeep_format::archive::{CatalogId, Section};
+use pgkeep_tool::Result;
 
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Label, Parts};
 use crate::dump::privileges::{self, Subject};
-use crate::error::Result;
 
 impl Definer<'_> {
     /// A comment on an object with an entry of its own. `kind` and `name` are as in COMMENT ON; `name` without schema.

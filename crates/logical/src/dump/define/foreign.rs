@@ -1,10 +1,10 @@
 //! Foreign data: wrappers, servers, user mappings.
 
 use pgkeep_format::archive::Section;
+use pgkeep_tool::Result;
 
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Parts};
-use crate::error::Result;
 
 /// ` OPTIONS (…)`, or nothing.
 fn options(list: &str) -> String {

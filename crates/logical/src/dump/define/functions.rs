@@ -3,20 +3,21 @@
 //! Not by `pg_get_functiondef`, whose texts differ from stock's dumps.
 
 use pgkeep_format::archive::Section;
+use pgkeep_tool::{Result, ToolError};
 
 use super::texts::FunctionTexts;
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Kind, Parts};
 use crate::dump::sql::{dollar_quoted, parse_array, setting_value};
-use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     pub(super) fn function(&mut self, id: Id) -> Result<()> {
         let object = self.model.get(id);
         let Kind::Function(function) = &object.kind else { return Ok(()) };
-        let texts = self.texts.functions.get(&object.catalog.oid).ok_or_else(|| {
-            LogicalError::catalog(format!("function \"{}\" has no definition", object.name))
-        })?;
+        let texts =
+            self.texts.functions.get(&object.catalog.oid).ok_or_else(|| {
+                ToolError::catalog(format!("function \"{}\" has no definition", object.name))
+            })?;
         let keyword = if texts.kind == b'p' { "PROCEDURE" } else { "FUNCTION" };
         let schema = self.quoting.name(self.model.schema_name(id));
         let name = self.quoting.name(&object.name);
@@ -97,7 +98,7 @@ impl Definer<'_> {
         }
         if !texts.configuration.is_empty() {
             let settings = parse_array(&texts.configuration)
-                .ok_or_else(|| LogicalError::catalog("could not parse proconfig array"))?;
+                .ok_or_else(|| ToolError::catalog("could not parse proconfig array"))?;
             for setting in settings {
                 if let Some((name, value)) = setting.split_once('=') {
                     sql.push_str(&format!(

@@ -1,10 +1,10 @@
 //! Indexes, constraints and extended statistics.
 
 use pgkeep_format::archive::Section;
+use pgkeep_tool::{Result, ToolError};
 
 use super::{Definer, Draft, has_options};
 use crate::dump::model::{Constraint, Id, Index, Kind, Parts, Table};
-use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     pub(super) fn index(&mut self, id: Id) -> Result<()> {
@@ -86,7 +86,7 @@ impl Definer<'_> {
         let Kind::ExtendedStatistics { target } = object.kind else { return Ok(()) };
         let qualified = self.qualified(id);
         let definition = self.texts.statistics.get(&object.catalog.oid).ok_or_else(|| {
-            LogicalError::catalog(format!("statistics object \"{}\" has no definition", object.name))
+            ToolError::catalog(format!("statistics object \"{}\" has no definition", object.name))
         })?;
         let mut sql = format!("{definition};\n");
         if target >= 0 {
@@ -118,7 +118,7 @@ impl Definer<'_> {
                 Ok(())
             }
             (None, None) => {
-                Err(LogicalError::catalog(format!("constraint \"{}\" belongs to nothing", object.name)))
+                Err(ToolError::catalog(format!("constraint \"{}\" belongs to nothing", object.name)))
             }
         }
     }
@@ -139,7 +139,7 @@ impl Definer<'_> {
                 let Some((index_id, Kind::Index(index))) =
                     index_id.map(|index| (index, &self.model.get(index).kind))
                 else {
-                    return Err(LogicalError::catalog(format!(
+                    return Err(ToolError::catalog(format!(
                         "missing index for constraint \"{}\"",
                         object.name
                     )));
@@ -165,7 +165,7 @@ impl Definer<'_> {
                 (desc, "", format!("{definition};\n"))
             }
             other => {
-                return Err(LogicalError::catalog(format!(
+                return Err(ToolError::catalog(format!(
                     "unrecognized constraint type: {}",
                     char::from(other)
                 )));
@@ -276,6 +276,6 @@ fn column_name(table: &Table, number: i32) -> Result<&str> {
         -4 => Ok("xmax"),
         -5 => Ok("cmax"),
         -6 => Ok("tableoid"),
-        _ => Err(LogicalError::catalog(format!("invalid column number {number}"))),
+        _ => Err(ToolError::catalog(format!("invalid column number {number}"))),
     }
 }

@@ -1,10 +1,10 @@
 //! Large objects: that they exist, and what they hold.
 
 use pgkeep_format::archive::{CatalogId, Section};
+use pgkeep_tool::Result;
 
 use super::{DataSource, Definer, Draft};
 use crate::dump::model::{Id, Kind, Parts, catalog};
-use crate::error::Result;
 
 impl Definer<'_> {
     pub(super) fn large_objects(&mut self, id: Id) -> Result<()> {

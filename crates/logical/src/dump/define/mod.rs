@@ -30,6 +30,7 @@ mod views;
 use std::collections::{HashMap, HashSet};
 
 use pgkeep_format::archive::{CatalogId, DumpId, Section, Text, TocEntry};
+use pgkeep_tool::{Result, ToolError};
 
 use super::collect::{Collected, Sequence};
 use super::encoding::Encoding;
@@ -38,7 +39,6 @@ use super::options::DumpOptions;
 use super::session::Session;
 use super::sql::Quoting;
 use super::statistics::StatisticsSource;
-use crate::error::{LogicalError, Result};
 use texts::Texts;
 pub(super) use texts::{TYPE_NAMES, view_queries};
 
@@ -299,7 +299,7 @@ impl Definer<'_> {
             .type_names
             .get(&oid)
             .map(String::as_str)
-            .ok_or_else(|| LogicalError::catalog(format!("type with OID {oid} does not exist")))
+            .ok_or_else(|| ToolError::catalog(format!("type with OID {oid} does not exist")))
     }
 
     /// ` COLLATE c`, or nothing.
@@ -325,7 +325,7 @@ impl Definer<'_> {
     fn options_list(&self, array: &str, prefix: &str) -> Result<String> {
         self.quoting
             .options(array, prefix)
-            .ok_or_else(|| LogicalError::catalog("could not parse reloptions array"))
+            .ok_or_else(|| ToolError::catalog("could not parse reloptions array"))
     }
 }
 

@@ -1,9 +1,10 @@
 //! Operators, their classes and families.
 
+use pgkeep_tool::Result;
+
 use super::records::Record;
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Kind, Parts, catalog};
-use crate::error::Result;
 
 impl Definer<'_> {
     /// `OPERATOR(schema.op)`; `None` for no operator.

@@ -1,18 +1,17 @@
 //! Casts, transforms, languages, access methods, collations, conversions and default privileges.
 
 use pgkeep_format::archive::Section;
+use pgkeep_tool::{Result, ToolError};
 
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Kind, Parts, catalog};
 use crate::dump::privileges::{self, Subject};
-use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     /// A function with its arguments' types: `schema.name(integer, text)`.
     fn function_signature(&self, oid: u32) -> Result<String> {
-        let failure = || {
-            LogicalError::catalog(format!("could not find function definition for function with OID {oid}"))
-        };
+        let failure =
+            || ToolError::catalog(format!("could not find function definition for function with OID {oid}"));
         let id = self.model.find(catalog::FUNCTION, oid).ok_or_else(failure)?;
         let (Kind::Function(function) | Kind::Aggregate(function)) = &self.model.get(id).kind else {
             return Err(failure());
@@ -32,7 +31,7 @@ impl Definer<'_> {
             b'b' => "WITHOUT FUNCTION".to_owned(),
             b'i' => "WITH INOUT".to_owned(),
             b'f' => format!("WITH FUNCTION {}", self.function_signature(record.oid("castfunc"))?),
-            _ => return Err(LogicalError::catalog("bogus value in pg_cast.castmethod field")),
+            _ => return Err(ToolError::catalog("bogus value in pg_cast.castmethod field")),
         };
         let context = match record.letter("castcontext") {
             b'a' => " AS ASSIGNMENT",
@@ -133,7 +132,7 @@ impl Definer<'_> {
             b'i' => "INDEX",
             b't' => "TABLE",
             other => {
-                return Err(LogicalError::catalog(format!(
+                return Err(ToolError::catalog(format!(
                     "invalid type \"{}\" of access method \"{name}\"",
                     char::from(other)
                 )));
@@ -189,7 +188,7 @@ impl Definer<'_> {
             }
             b'd' => "default",
             other => {
-                return Err(LogicalError::catalog(format!(
+                return Err(ToolError::catalog(format!(
                     "unrecognized collation provider: {}",
                     char::from(other)
                 )));
@@ -256,7 +255,7 @@ impl Definer<'_> {
             "n" => "SCHEMAS",
             "L" => "LARGE OBJECTS",
             other => {
-                return Err(LogicalError::catalog(format!(
+                return Err(ToolError::catalog(format!(
                     "unrecognized object type in default privileges: {other}"
                 )));
             }

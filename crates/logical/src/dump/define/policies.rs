@@ -1,10 +1,10 @@
 //! Row security, its policies, and event triggers.
 
 use pgkeep_format::archive::Section;
+use pgkeep_tool::{Result, ToolError};
 
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Kind, Parts};
-use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     pub(super) fn policy(&mut self, id: Id) -> Result<()> {
@@ -34,7 +34,7 @@ impl Definer<'_> {
             b'w' => " FOR UPDATE",
             b'd' => " FOR DELETE",
             other => {
-                return Err(LogicalError::catalog(format!(
+                return Err(ToolError::catalog(format!(
                     "unexpected policy command type: {}",
                     char::from(other)
                 )));

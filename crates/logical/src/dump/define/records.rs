@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use pgkeep_format::archive::CatalogId;
+use pgkeep_tool::Result;
 use pgkeep_wire::Row;
 
 use super::texts::wanted_oids;
 use crate::dump::model::{Id, Kind, Model};
 use crate::dump::session::Session;
-use crate::error::Result;
 
 /// The columns of a row, by name.
 #[derive(Debug, Clone, Default)]

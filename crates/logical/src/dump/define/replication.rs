@@ -1,11 +1,11 @@
 //! Publications and subscriptions.
 
 use pgkeep_format::archive::Section;
+use pgkeep_tool::{Result, ToolError};
 
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Kind, Parts};
 use crate::dump::sql::parse_array;
-use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     pub(super) fn publication(&mut self, id: Id) -> Result<()> {
@@ -49,7 +49,7 @@ impl Definer<'_> {
         );
         if let Some(columns) = record.get("columns") {
             let columns =
-                parse_array(columns).ok_or_else(|| LogicalError::catalog("could not parse prattrs array"))?;
+                parse_array(columns).ok_or_else(|| ToolError::catalog("could not parse prattrs array"))?;
             let columns: Vec<String> = columns.iter().map(|column| self.quoting.name(column)).collect();
             sql.push_str(&format!(" ({})", columns.join(", ")));
         }
@@ -119,7 +119,7 @@ impl Definer<'_> {
     pub(super) fn subscription(&mut self, id: Id) -> Result<()> {
         let record = self.texts.records.of(self.model.get(id).catalog);
         let publications = parse_array(record.text("subpublications"))
-            .ok_or_else(|| LogicalError::catalog("could not parse subpublications array"))?;
+            .ok_or_else(|| ToolError::catalog("could not parse subpublications array"))?;
         let publications: Vec<String> = publications.iter().map(|name| self.quoting.name(name)).collect();
         let slot = record.get("subslotname").map_or("NONE".to_owned(), |slot| self.quoting.literal(slot));
         let mut sql = format!(

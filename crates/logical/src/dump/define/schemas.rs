@@ -1,8 +1,9 @@
 //! Schemas and extensions.
 
+use pgkeep_tool::Result;
+
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Kind, Parts};
-use crate::error::Result;
 
 /// What `initdb` says about `public`.
 const COMMENT_ON_PUBLIC: &str = "standard public schema";

@@ -1,18 +1,18 @@
 //! Sequences: by themselves, owned by a column, or behind an identity column; and where they stand.
 
 use pgkeep_format::archive::Section;
+use pgkeep_tool::{Result, ToolError};
 
 use super::{Definer, Draft};
 use crate::dump::collect::Sequence;
 use crate::dump::model::{Id, Kind, Parts};
-use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     fn sequence_facts(&self, id: Id) -> Result<&Sequence> {
         let object = self.model.get(id);
-        self.sequences.get(&object.catalog.oid).ok_or_else(|| {
-            LogicalError::catalog(format!("failed to get data for sequence \"{}\"", object.name))
-        })
+        self.sequences
+            .get(&object.catalog.oid)
+            .ok_or_else(|| ToolError::catalog(format!("failed to get data for sequence \"{}\"", object.name)))
     }
 
     pub(super) fn sequence(&mut self, id: Id) -> Result<()> {
@@ -25,7 +25,7 @@ impl Definer<'_> {
             Some((owner, self.model.table(owner).columns.get(position)?))
         });
         if table.owned_by.is_some() && owner.is_none() {
-            return Err(LogicalError::catalog(format!(
+            return Err(ToolError::catalog(format!(
                 "failed sanity check, parent table of sequence \"{}\" not found",
                 self.model.get(id).name
             )));
@@ -38,7 +38,7 @@ impl Definer<'_> {
             ("integer", false) => (i64::from(i32::MIN), -1),
             ("bigint", true) => (1, i64::MAX),
             ("bigint", false) => (i64::MIN, -1),
-            (other, _) => return Err(LogicalError::catalog(format!("unrecognized sequence type: {other}"))),
+            (other, _) => return Err(ToolError::catalog(format!("unrecognized sequence type: {other}"))),
         };
         let mut definition = self.preserve_class(self.model.get(id).catalog.oid)?;
         let mut drop = String::new();
@@ -117,7 +117,7 @@ impl Definer<'_> {
         let oid = self.model.get(table).catalog.oid;
         let position = self.texts.positions.get(&oid).copied().or(self.sequence_facts(table)?.position);
         let Some((last, called)) = position else {
-            return Err(LogicalError::new(format!(
+            return Err(ToolError::new(format!(
                 "failed to get data for sequence \"{}\"; user may lack SELECT privilege on the sequence or the \
                  sequence may have been concurrently dropped",
                 self.model.get(table).name

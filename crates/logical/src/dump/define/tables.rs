@@ -1,9 +1,10 @@
 //! Relations of all kinds but sequences; partitions' attachment; defaults that stand apart.
 
+use pgkeep_tool::{Result, ToolError};
+
 use super::binary_upgrade::TypeOids;
 use super::{Definer, Draft, has_options};
 use crate::dump::model::{Id, Kind, Parts, Table};
-use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     pub(super) fn table(&mut self, id: Id) -> Result<()> {
@@ -66,7 +67,7 @@ impl Definer<'_> {
             if table.kind == b'p' {
                 let key = self.texts.partition_keys.get(&oid);
                 let key = key.ok_or_else(|| {
-                    LogicalError::catalog(format!(
+                    ToolError::catalog(format!(
                         "partitioned table \"{}\" has no key",
                         self.model.get(id).name
                     ))
@@ -301,10 +302,11 @@ impl Definer<'_> {
     pub(super) fn table_attach(&mut self, id: Id) -> Result<()> {
         let Kind::TableAttach { parent, partition } = self.model.get(id).kind else { return Ok(()) };
         let object = self.model.get(partition);
-        let bound =
-            self.texts.partition_bounds.get(&object.catalog.oid).ok_or_else(|| {
-                LogicalError::catalog(format!("partition \"{}\" has no bounds", object.name))
-            })?;
+        let bound = self
+            .texts
+            .partition_bounds
+            .get(&object.catalog.oid)
+            .ok_or_else(|| ToolError::catalog(format!("partition \"{}\" has no bounds", object.name)))?;
         let definition = format!(
             "ALTER TABLE ONLY {} ATTACH PARTITION {} {bound};\n",
             self.qualified(parent),

@@ -1,8 +1,9 @@
 //! Text search: parsers, templates, dictionaries, configurations.
 
+use pgkeep_tool::Result;
+
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Parts};
-use crate::error::Result;
 
 impl Definer<'_> {
     pub(super) fn text_search_parser(&mut self, id: Id) -> Result<()> {

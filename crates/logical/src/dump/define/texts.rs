@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use pgkeep_format::archive::CatalogId;
+use pgkeep_tool::Result;
 use pgkeep_wire::Row;
 
 use super::binary_upgrade::UpgradeFacts;
@@ -11,7 +12,6 @@ use super::records::Records;
 use crate::dump::model::{Id, Kind, Model, Object, Parts, Privileges};
 use crate::dump::options::DumpOptions;
 use crate::dump::session::{Session, flag, letter, number, oid_array, oids, optional, text};
-use crate::error::Result;
 
 /// Sequences of servers before 18 are read by so many in one query.
 const SEQUENCES_PER_QUERY: usize = 200;

@@ -1,10 +1,10 @@
 //! Triggers.
 
 use pgkeep_format::archive::Section;
+use pgkeep_tool::Result;
 
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Kind, Parts};
-use crate::error::Result;
 
 impl Definer<'_> {
     pub(super) fn trigger(&mut self, id: Id) -> Result<()> {

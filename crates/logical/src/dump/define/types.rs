@@ -1,11 +1,11 @@
 //! Types: base types, enumerations, ranges, composites, domains, and names without a definition.
 
 use pgkeep_format::archive::CatalogId;
+use pgkeep_tool::{Result, ToolError};
 
 use super::binary_upgrade::TypeOids;
 use super::{Definer, Draft};
 use crate::dump::model::{Id, Kind, Parts, Type, catalog};
-use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     pub(super) fn type_of_any_kind(&mut self, id: Id) -> Result<()> {
@@ -102,9 +102,10 @@ impl Definer<'_> {
 
     fn range(&self, id: Id, name: &str) -> Result<String> {
         let object = self.model.get(id);
-        let texts = self.texts.ranges.get(&object.catalog.oid).ok_or_else(|| {
-            LogicalError::catalog(format!("range type \"{}\" has no definition", object.name))
-        })?;
+        let texts =
+            self.texts.ranges.get(&object.catalog.oid).ok_or_else(|| {
+                ToolError::catalog(format!("range type \"{}\" has no definition", object.name))
+            })?;
         let mut items = vec![format!("subtype = {}", texts.subtype)];
         if let Some(multirange) = &texts.multirange {
             items.push(format!("multirange_type_name = {multirange}"));
@@ -126,9 +127,10 @@ impl Definer<'_> {
 
     fn base_type(&self, id: Id, name: &str, element: u32) -> Result<String> {
         let object = self.model.get(id);
-        let texts = self.texts.base_types.get(&object.catalog.oid).ok_or_else(|| {
-            LogicalError::catalog(format!("base type \"{}\" has no definition", object.name))
-        })?;
+        let texts =
+            self.texts.base_types.get(&object.catalog.oid).ok_or_else(|| {
+                ToolError::catalog(format!("base type \"{}\" has no definition", object.name))
+            })?;
         let length = if texts.length == "-1" { "variable" } else { &texts.length };
         let mut items = vec![
             format!("INTERNALLENGTH = {length}"),
@@ -191,10 +193,11 @@ impl Definer<'_> {
 
     fn domain(&self, id: Id, name: &str, facts: &Type) -> Result<String> {
         let object = self.model.get(id);
-        let texts =
-            self.texts.domains.get(&object.catalog.oid).ok_or_else(|| {
-                LogicalError::catalog(format!("domain \"{}\" has no definition", object.name))
-            })?;
+        let texts = self
+            .texts
+            .domains
+            .get(&object.catalog.oid)
+            .ok_or_else(|| ToolError::catalog(format!("domain \"{}\" has no definition", object.name)))?;
         let mut sql = format!("CREATE DOMAIN {name} AS {}{}", texts.base, self.collate(texts.collation));
         if texts.not_null {
             // From 17 on it is a constraint, whose name is said unless it is the usual one.

@@ -1,22 +1,22 @@
 //! Views, the rules behind them, and other rules; what fills materialised views.
 
 use pgkeep_format::archive::Section;
+use pgkeep_tool::{Result, ToolError};
 
 use super::binary_upgrade::TypeOids;
 use super::{Definer, Draft, has_options};
 use crate::dump::model::{Id, Kind, Parts};
-use crate::error::{LogicalError, Result};
 
 impl Definer<'_> {
     /// The query of a view, without the semicolon at its end.
     pub(super) fn view_query(&self, id: Id) -> Result<&str> {
         let object = self.model.get(id);
         match self.texts.view_queries.get(&object.catalog.oid).map(String::as_str) {
-            None => Err(LogicalError::new(format!(
+            None => Err(ToolError::new(format!(
                 "query to obtain definition of view \"{}\" returned no data",
                 object.name
             ))),
-            Some("") => Err(LogicalError::new(format!(
+            Some("") => Err(ToolError::new(format!(
                 "definition of view \"{}\" appears to be empty (length zero)",
                 object.name
             ))),
@@ -96,7 +96,7 @@ impl Definer<'_> {
             )
         } else {
             let text = self.texts.rules.get(&object.catalog.oid).ok_or_else(|| {
-                LogicalError::new(format!(
+                ToolError::new(format!(
                     "query to get rule \"{}\" for table \"{}\" failed: wrong number of rows returned",
                     object.name,
                     self.model.get(rule.table).name

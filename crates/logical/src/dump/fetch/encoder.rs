@@ -4,12 +4,12 @@ use std::io::{self, Write};
 use std::sync::mpsc::SyncSender;
 
 use pgkeep_format::archive::{Compression, DataKind};
+use pgkeep_tool::compress::{Codec, Framing, GzipStream, PieceCompressor, piece_digest};
+use pgkeep_tool::{Result, ToolError};
 
 use super::Fetching;
 use super::window::{Item, PieceFacts, Window};
-use crate::compress::{Codec, Framing, GzipStream, PieceCompressor, piece_digest};
 use crate::dump::progress::DumpObserver;
-use crate::error::{LogicalError, Result};
 
 /// Plain bytes that are collected before they are compressed.
 const BUFFER: usize = 128 << 10;
@@ -131,13 +131,13 @@ impl<'a> Encoder<'a> {
             DataKind::LargeObjects => PieceCompressor::whole(self.codec, self.framing),
             _ => PieceCompressor::new(self.codec, self.framing),
         };
-        self.compressor = Some(compressor.map_err(|error| LogicalError::output(&error))?);
+        self.compressor = Some(compressor.map_err(|error| ToolError::output(&error))?);
         Ok(())
     }
 
     fn end_stream(&mut self) -> Result<()> {
         let Some(compressor) = self.compressor.take() else { return Ok(()) };
-        let rest = compressor.finish().map_err(|error| LogicalError::output(&error))?;
+        let rest = compressor.finish().map_err(|error| ToolError::output(&error))?;
         if rest.is_empty() { Ok(()) } else { self.window.push(self.part, Item::Bytes(rest)) }
     }
 
@@ -165,7 +165,7 @@ impl<'a> Encoder<'a> {
             DataKind::Binary | DataKind::Commands | DataKind::LargeObjects => {}
         }
         if let Some(observer) = self.observer {
-            observer.writes(length).map_err(|error| LogicalError::output(&error))?;
+            observer.writes(length).map_err(|error| ToolError::output(&error))?;
         }
         if self.codec.compression == Compression::None {
             self.window.push(self.part, Item::Bytes(bytes))?;
@@ -175,7 +175,7 @@ impl<'a> Encoder<'a> {
             self.checksum = GzipStream::checksum(self.checksum, &bytes);
         }
         if let Some(compressor) = &mut self.compressor {
-            compressor.write(&bytes).map_err(|error| LogicalError::output(&error))?;
+            compressor.write(&bytes).map_err(|error| ToolError::output(&error))?;
             let ready = compressor.ready();
             if ready.len() >= HAND_OVER {
                 let ready = std::mem::replace(ready, Vec::with_capacity(HAND_OVER + BUFFER));
@@ -230,7 +230,7 @@ impl<'a> Feed<'a> {
             Feed::Elsewhere { sender, .. } => match sender.send(message) {
                 Ok(()) => Ok(None),
                 // It failed, and told the window why.
-                Err(_) => Err(LogicalError::new("the dump was given up")),
+                Err(_) => Err(ToolError::new("the dump was given up")),
             },
         }
     }

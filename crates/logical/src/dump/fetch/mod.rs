@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use pgkeep_format::archive::{Compression, DataKind, DumpId};
+use pgkeep_tool::compress::{Codec, Framing};
+use pgkeep_tool::{Result, ToolError};
 
 use super::define::DataSource;
 use super::large_objects;
@@ -27,8 +29,6 @@ use super::options::RowFormat;
 use super::progress::{DumpObserver, Observed, WrittenData};
 use super::rows::{self, Extent};
 use super::session::Session;
-use crate::compress::{Codec, Framing};
-use crate::error::{LogicalError, Result};
 use encoder::{Encoder, Feed, Message};
 
 pub(crate) use plan::{PageRange, Plan, PlannedEntry, Sequence};
@@ -142,7 +142,7 @@ struct Ended<'a>(&'a Window);
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.fail(LogicalError::new("a session's thread ended by a defect"));
+            self.0.fail(ToolError::new("a session's thread ended by a defect"));
         }
     }
 }
@@ -196,7 +196,7 @@ impl Worker<'_> {
                 large_objects::fetch(self.session, oids, &mut |piece| match piece {
                     large_objects::Piece::Begin(oid) => feed.say(Message::LargeObject(oid)),
                     large_objects::Piece::Bytes(bytes) => {
-                        std::io::Write::write_all(feed, bytes).map_err(|error| LogicalError::output(&error))
+                        std::io::Write::write_all(feed, bytes).map_err(|error| ToolError::output(&error))
                     }
                     large_objects::Piece::End => feed.say(Message::LargeObjectEnd),
                 })?;

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use pgkeep_format::archive::{DataKind, DumpId};
+use pgkeep_tool::Result;
 
 use crate::dump::Dump;
 use crate::dump::define::{DataSource, Rows};
 use crate::dump::options::RowFormat;
 use crate::dump::session::{number, oid_array};
-use crate::error::Result;
 
 /// Large objects of a part.
 const LARGE_OBJECTS_PER_PART: usize = 64;

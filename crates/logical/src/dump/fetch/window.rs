@@ -10,9 +10,8 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use pgkeep_format::archive::PIECE_DIGEST_LENGTH;
+use pgkeep_tool::{Result, ToolError, system_text};
 use pgkeep_wire::CancelHandle;
-
-use crate::error::{LogicalError, Result, system_text};
 
 /// Bytes of parts ahead of the head that wait in memory.
 const MEMORY: usize = 80 << 20;
@@ -98,7 +97,7 @@ struct State {
     /// Of all slots but the head's.
     buffered: usize,
     spilled: u64,
-    failure: Option<LogicalError>,
+    failure: Option<ToolError>,
     stopped: bool,
 }
 
@@ -156,7 +155,7 @@ impl Window {
         let mut state = self.lock();
         loop {
             if state.stopped {
-                return Err(LogicalError::new("the dump was given up"));
+                return Err(ToolError::new("the dump was given up"));
             }
             let State { head, slots, buffered, spilled, .. } = &mut *state;
             let slot = slots.entry(part).or_default();
@@ -202,7 +201,7 @@ impl Window {
     }
 
     /// A session failed; the first failure is the dump's.
-    pub(crate) fn fail(&self, error: LogicalError) {
+    pub(crate) fn fail(&self, error: ToolError) {
         let mut state = self.lock();
         state.failure.get_or_insert(error);
         drop(state);
@@ -231,7 +230,7 @@ impl Window {
                 return Err(failure.clone());
             }
             if state.stopped {
-                return Err(LogicalError::new("the dump was given up"));
+                return Err(ToolError::new("the dump was given up"));
             }
             let head = state.head;
             let slot = state.slots.entry(head).or_default();
@@ -279,8 +278,8 @@ struct Spill {
     length: u64,
 }
 
-fn spill_error(error: &io::Error) -> LogicalError {
-    LogicalError::new(format!("could not use a temporary file: {}", system_text(error)))
+fn spill_error(error: &io::Error) -> ToolError {
+    ToolError::new(format!("could not use a temporary file: {}", system_text(error)))
         .hint("free space in the temporary folder, or dump with fewer jobs")
 }
 
@@ -395,8 +394,8 @@ mod tests {
         window.push(second, Item::Bytes(vec![1])).unwrap();
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| window.deliver(&mut |_| Ok(())).unwrap_err().message);
-            window.fail(LogicalError::new("lost"));
-            window.fail(LogicalError::new("later"));
+            window.fail(ToolError::new("lost"));
+            window.fail(ToolError::new("later"));
             assert_eq!(writer.join().unwrap(), "lost");
         });
         assert!(window.push(first, Item::LargeObjectEnd).is_err());

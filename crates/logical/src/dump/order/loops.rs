@@ -1,9 +1,10 @@
 //! Finding loops of dependencies and breaking each at the place where it can be: by taking something apart that is
 //! written as one, or by moving it behind the data.
 
+use pgkeep_tool::{Result, ToolError};
+
 use super::Boundaries;
 use crate::dump::model::{Id, Kind, Model, Parts};
-use crate::error::{LogicalError, Result};
 
 /// Breaks some loops among objects that could not be sorted: all that have no member in common.
 pub(super) fn repair(
@@ -28,7 +29,7 @@ pub(super) fn repair(
             None => search.done[start.0 as usize] = true,
         }
     }
-    if repaired { Ok(()) } else { Err(LogicalError::new("could not identify dependency loop")) }
+    if repaired { Ok(()) } else { Err(ToolError::new("could not identify dependency loop")) }
 }
 
 struct Search {

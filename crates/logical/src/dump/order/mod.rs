@@ -8,9 +8,9 @@ mod loops;
 mod topological;
 
 use pgkeep_format::archive::{CatalogId, Section};
+use pgkeep_tool::Result;
 
 use super::model::{Id, Kind, Model};
-use crate::error::Result;
 
 /// The two objects that stand between the sections of a dump.
 #[derive(Debug, Clone, Copy)]

@@ -8,14 +8,14 @@ use pgkeep_format::archive::{
     IndexTrailer, LOCATION_SIZE, write_block, write_chunk_end, write_chunks, write_large_object,
     write_location,
 };
+use pgkeep_tool::compress::{Framing, GzipStream};
+use pgkeep_tool::{Result, ToolError};
 
 use super::indexing::IndexBuilder;
 use super::output_file::Out;
 use super::{ArchiveOptions, Chosen, with_data, write_table};
-use crate::compress::{Framing, GzipStream};
 use crate::dump::Dump;
 use crate::dump::fetch::{Delivery, Item, PlannedEntry, Sequence};
-use crate::error::{LogicalError, Result};
 
 pub(super) fn write(
     dump: &mut Dump,
@@ -51,7 +51,7 @@ pub(super) fn write(
     }
     // Now that it is known where the data lies. What cannot be written again stays without: readers search then.
     if let Some(file) = out.inner.seekable() {
-        let failure = |error| LogicalError::output(&error);
+        let failure = |error| ToolError::output(&error);
         file.flush().map_err(failure)?;
         for (id, start) in &starts {
             let Some(place) = places.get(id) else { continue };
@@ -160,7 +160,7 @@ struct Counted<'a> {
 
 impl Counted<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.write_all(bytes).map_err(|error| LogicalError::output(&error))
+        self.write_all(bytes).map_err(|error| ToolError::output(&error))
     }
 
     fn put_chunks(&mut self, bytes: &[u8]) -> Result<()> {

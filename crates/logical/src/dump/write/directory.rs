@@ -11,14 +11,14 @@ use pgkeep_format::archive::directory::{
     TOC_FILE, data_file, large_object_file, large_object_line, large_object_list,
 };
 use pgkeep_format::archive::{ArchiveHeader, DataKind, DataLocation, INDEX_FILE};
+use pgkeep_tool::compress::Framing;
+use pgkeep_tool::{Result, ToolError};
 
 use super::indexing::IndexBuilder;
 use super::output_file::sync_directory;
 use super::{ArchiveOptions, Chosen, with_data, write_table};
-use crate::compress::Framing;
 use crate::dump::Dump;
 use crate::dump::fetch::{Delivery, Item, PlannedEntry, Sequence};
-use crate::error::{LogicalError, Result};
 
 pub(super) fn write(
     dump: &mut Dump,
@@ -57,15 +57,15 @@ pub(super) fn write(
     let unfinished = format!("{TOC_FILE}.unfinished");
     let mut file = open(&path.join(&unfinished))?;
     write_table(dump, header, &entries, &mut file, |_, _| ())?;
-    let file = file.into_inner().map_err(|error| LogicalError::output(error.error()))?;
+    let file = file.into_inner().map_err(|error| ToolError::output(error.error()))?;
     if options.sync {
-        file.sync_all().map_err(|error| LogicalError::output(&error))?;
+        file.sync_all().map_err(|error| ToolError::output(&error))?;
     }
-    fs::rename(path.join(unfinished), path.join(TOC_FILE)).map_err(|error| LogicalError::output(&error))?;
+    fs::rename(path.join(unfinished), path.join(TOC_FILE)).map_err(|error| ToolError::output(&error))?;
     if options.sync {
-        sync_directory(path).map_err(|error| LogicalError::output(&error))?;
+        sync_directory(path).map_err(|error| ToolError::output(&error))?;
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_directory(parent).map_err(|error| LogicalError::output(&error))?;
+            sync_directory(parent).map_err(|error| ToolError::output(&error))?;
         }
     }
     Ok(())
@@ -74,19 +74,19 @@ pub(super) fn write(
 /// Makes the directory, or takes an empty one.
 fn create(path: &Path) -> Result<()> {
     let shown = path.display();
-    let reason = |error: &io::Error| crate::error::system_text(error);
+    let reason = |error: &io::Error| pgkeep_tool::system_text(error);
     match fs::read_dir(path) {
         Ok(mut files) => match files.next() {
             None => Ok(()),
-            Some(_) => Err(LogicalError::new(format!("directory \"{shown}\" is not empty"))),
+            Some(_) => Err(ToolError::new(format!("directory \"{shown}\" is not empty"))),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             fs::DirBuilder::new().mode(0o700).create(path).map_err(|error| {
-                LogicalError::new(format!("could not create directory \"{shown}\": {}", reason(&error)))
+                ToolError::new(format!("could not create directory \"{shown}\": {}", reason(&error)))
             })
         }
         Err(error) => {
-            Err(LogicalError::new(format!("could not open directory \"{shown}\": {}", reason(&error))))
+            Err(ToolError::new(format!("could not open directory \"{shown}\": {}", reason(&error))))
         }
     }
 }
@@ -164,14 +164,14 @@ impl Directory<'_, '_> {
     }
 
     fn close(&self, output: Output) -> Result<()> {
-        let file = output.file.into_inner().map_err(|error| LogicalError::output(error.error()))?;
+        let file = output.file.into_inner().map_err(|error| ToolError::output(error.error()))?;
         self.syncing.take(file)
     }
 }
 
 fn open(path: &Path) -> Result<io::BufWriter<File>> {
     File::create_new(path).map(io::BufWriter::new).map_err(|error| {
-        LogicalError::new(format!("could not open output file \"{}\": {error}", path.display()))
+        ToolError::new(format!("could not open output file \"{}\": {error}", path.display()))
     })
 }
 
@@ -184,7 +184,7 @@ struct Output {
 impl Output {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.position += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|error| LogicalError::output(&error))
+        self.file.write_all(bytes).map_err(|error| ToolError::output(&error))
     }
 }
 
@@ -218,8 +218,8 @@ impl<'scope> Syncing<'scope> {
         let Some((sender, thread)) = self.0 else { return Ok(()) };
         drop(sender);
         match thread.join() {
-            Ok(result) => result.map_err(|error| LogicalError::output(&error)),
-            Err(_) => Err(LogicalError::new("the thread that flushes files ended by a defect")),
+            Ok(result) => result.map_err(|error| ToolError::output(&error)),
+            Err(_) => Err(ToolError::new("the thread that flushes files ended by a defect")),
         }
     }
 }

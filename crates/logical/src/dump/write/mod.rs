@@ -19,12 +19,12 @@ use pgkeep_format::archive::{
     OFFSET_SIZE, Text, TocEntry, write_entry, write_entry_count, write_header,
 };
 
+use pgkeep_tool::compress::Codec;
+use pgkeep_tool::{Reporter, Result, ToolError};
 use pgkeep_wire::raw_bytes;
 
 use super::{Dump, TOOL_VERSION};
-use crate::compress::Codec;
-use crate::error::{LogicalError, Result};
-use crate::restore::{self, Archive, Contents, Reporter, RestoreOptions, select};
+use crate::restore::{self, Archive, Contents, RestoreOptions, select};
 
 use output_file::Out;
 pub use output_file::OutputFile;
@@ -87,7 +87,7 @@ pub fn write_archive(
     let entries = choose(dump, &header, selection)?;
     match (options.format, path) {
         (ArchiveFormat::Directory, Some(path)) => directory::write(dump, entries, options, &header, path),
-        (ArchiveFormat::Directory, None) => Err(LogicalError::new("no output directory specified")),
+        (ArchiveFormat::Directory, None) => Err(ToolError::new("no output directory specified")),
         (format, path) => {
             let mut file = OutputFile::create(path, options.sync)?;
             let out = Out::File(&mut file);
@@ -112,13 +112,13 @@ pub fn write_archive_to(
     let entries = choose(dump, &header, selection)?;
     match options.format {
         ArchiveFormat::Directory => {
-            return Err(LogicalError::new("a directory cannot be written as a stream")
+            return Err(ToolError::new("a directory cannot be written as a stream")
                 .hint("choose the custom or the tar format"));
         }
         ArchiveFormat::Custom => custom::write(dump, entries, options, &header, Out::Stream(out))?,
         ArchiveFormat::Tar => tar::write(dump, entries, options, &header, Out::Stream(out))?,
     }
-    out.flush().map_err(|error| LogicalError::output(&error))
+    out.flush().map_err(|error| ToolError::output(&error))
 }
 
 /// Writes a script of what is selected.
@@ -147,7 +147,7 @@ fn choose(dump: &Dump, header: &ArchiveHeader, selection: &mut RestoreOptions) -
         chosen.map(|(entry, wanted)| (entry, wanted.data)).unzip();
     let has_groups = entries.iter().any(|entry| entry.desc == "BLOB METADATA");
     if has_groups && !header.version.is_at_least(ArchiveVersion::V1_16) {
-        return Err(LogicalError::new(format!(
+        return Err(ToolError::new(format!(
             "large objects cannot be written into archives of version {}.{}",
             header.version.major, header.version.minor
         ))
@@ -198,11 +198,11 @@ fn write_table(
     mut at: impl FnMut(DumpId, u64),
 ) -> Result<()> {
     let encode =
-        |error: EncodeError| LogicalError::new(format!("could not write the table of contents: {error}"));
+        |error: EncodeError| ToolError::new(format!("could not write the table of contents: {error}"));
     let mut bytes = Vec::new();
     write_header(&mut bytes, header).map_err(encode)?;
     let count =
-        u32::try_from(entries.len()).map_err(|_| LogicalError::new("too many entries for an archive"))?;
+        u32::try_from(entries.len()).map_err(|_| ToolError::new("too many entries for an archive"))?;
     write_entry_count(&mut bytes, count);
     let mut length = 0;
     for Chosen { entry, .. } in entries {
@@ -215,8 +215,8 @@ fn write_table(
         }
         length += bytes.len() as u64;
         at(entry.dump_id, length);
-        out.write_all(&bytes).map_err(|error| LogicalError::output(&error))?;
+        out.write_all(&bytes).map_err(|error| ToolError::output(&error))?;
         bytes.clear();
     }
-    out.write_all(&bytes).map_err(|error| LogicalError::output(&error))
+    out.write_all(&bytes).map_err(|error| ToolError::output(&error))
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{LogicalError, Result};
+use pgkeep_tool::{Result, ToolError};
 
 /// Where an archive of one file goes.
 pub(super) enum Out<'a> {
@@ -63,10 +63,10 @@ impl OutputFile {
         };
         let open = |path: &Path| {
             File::create(path).map(io::BufWriter::new).map_err(|error| {
-                LogicalError::new(format!(
+                ToolError::new(format!(
                     "could not open output file \"{}\": {}",
                     path.display(),
-                    crate::error::system_text(&error)
+                    pgkeep_tool::system_text(&error)
                 ))
             })
         };
@@ -89,10 +89,10 @@ impl OutputFile {
     /// Goes on behind what a file holds already.
     pub fn append(path: &Path, sync: bool) -> Result<OutputFile> {
         let file = File::options().append(true).create(true).open(path).map_err(|error| {
-            LogicalError::new(format!(
+            ToolError::new(format!(
                 "could not open output file \"{}\": {}",
                 path.display(),
-                crate::error::system_text(&error)
+                pgkeep_tool::system_text(&error)
             ))
         })?;
         Ok(OutputFile { sink: Sink::File(io::BufWriter::new(file)), names: None, sync })
@@ -108,7 +108,7 @@ impl OutputFile {
 
     /// Everything is written: the file gets its name.
     pub fn finish(mut self) -> Result<()> {
-        let failure = |error: io::Error| LogicalError::output(&error);
+        let failure = |error: io::Error| ToolError::output(&error);
         self.flush().map_err(failure)?;
         if let Sink::File(file) = &mut self.sink
             && self.sync
@@ -117,7 +117,7 @@ impl OutputFile {
         }
         if let Some((name, temporary)) = self.names.take() {
             fs::rename(&temporary, &name).map_err(|error| {
-                LogicalError::new(format!(
+                ToolError::new(format!(
                     "could not rename \"{}\" to \"{}\": {error}",
                     temporary.display(),
                     name.display()

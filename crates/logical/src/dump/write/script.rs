@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use pgkeep_format::archive::{ArchiveHeader, Compression, DumpId, Text};
+use pgkeep_tool::compress::{Codec, Framing};
+use pgkeep_tool::{Reporter, Result, ToolError};
 
 use super::{choose, with_data};
-use crate::compress::{Codec, Framing};
 use crate::dump::Dump;
 use crate::dump::fetch::{self, Delivery, Item, Plan, Sequence};
-use crate::error::{LogicalError, Result};
-use crate::restore::{self, Archive, LiveData, Reporter, RestoreOptions};
+use crate::restore::{self, Archive, LiveData, RestoreOptions};
 
 /// Writes the script. The dump's own session fetches what is not rows: statistics and large objects.
 pub(super) fn write_parallel(
@@ -62,15 +62,13 @@ impl LiveData for Fetched {
             return Ok(());
         };
         if entry.parts.start != self.next {
-            return Err(LogicalError::new(format!("the data of entry {id} is wanted out of order")));
+            return Err(ToolError::new(format!("the data of entry {id} is wanted out of order")));
         }
         let (mut bytes, mut rows) = (0, 0);
         for _ in entry.parts.clone() {
             self.delivery.part(&mut |item| {
                 match item {
-                    Item::Bytes(bytes) => {
-                        out.write_all(&bytes).map_err(|error| LogicalError::output(&error))?
-                    }
+                    Item::Bytes(bytes) => out.write_all(&bytes).map_err(|error| ToolError::output(&error))?,
                     Item::PieceEnd(facts) => {
                         bytes += facts.plain_length;
                         rows += facts.rows;

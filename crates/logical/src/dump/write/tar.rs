@@ -8,15 +8,15 @@ use pgkeep_format::archive::directory::{
 };
 use pgkeep_format::archive::{ArchiveHeader, Compression, DataKind, DataLocation, INDEX_FILE};
 use pgkeep_format::tar::{BLOCK, END_OF_ARCHIVE};
+use pgkeep_tool::compress::{Codec, Framing};
+use pgkeep_tool::{Result, ToolError, system_text};
 use tempfile::SpooledTempFile;
 
 use super::indexing::IndexBuilder;
 use super::output_file::Out;
 use super::{ArchiveOptions, Chosen, with_data, write_table};
-use crate::compress::{Codec, Framing};
 use crate::dump::Dump;
 use crate::dump::fetch::{Delivery, Item, PlannedEntry, Sequence};
-use crate::error::{LogicalError, Result, system_text};
 
 /// Bytes of a member that wait in memory.
 const IN_MEMORY: usize = 4 << 20;
@@ -47,7 +47,7 @@ pub(super) fn write(
     if options.index {
         member(&mut file, INDEX_FILE, &index)?;
     }
-    file.write_all(&END_OF_ARCHIVE).map_err(|error| LogicalError::output(&error))
+    file.write_all(&END_OF_ARCHIVE).map_err(|error| ToolError::output(&error))
 }
 
 /// The members of entries.
@@ -129,7 +129,7 @@ fn member(out: &mut Out<'_>, name: &str, bytes: &[u8]) -> Result<()> {
     let header = tar_header(name, bytes.len() as u64);
     let padding = vec![0; padding(bytes.len() as u64)];
     for part in [&header[..], bytes, &padding] {
-        out.write_all(part).map_err(|error| LogicalError::output(&error))?;
+        out.write_all(part).map_err(|error| ToolError::output(&error))?;
     }
     Ok(())
 }
@@ -148,22 +148,22 @@ fn spooled_member(
 fn put_spooled(out: &mut Out<'_>, name: &str, mut spool: SpooledTempFile) -> Result<()> {
     let size = spool.stream_position().map_err(|error| spool_error(&error))?;
     spool.rewind().map_err(|error| spool_error(&error))?;
-    out.write_all(&tar_header(name, size)).map_err(|error| LogicalError::output(&error))?;
+    out.write_all(&tar_header(name, size)).map_err(|error| ToolError::output(&error))?;
     let mut left = size;
     let mut buffer = vec![0; 128 << 10];
     while left > 0 {
         let read = spool.read(&mut buffer).map_err(|error| spool_error(&error))?;
         if read == 0 {
-            return Err(LogicalError::new("a temporary file became shorter"));
+            return Err(ToolError::new("a temporary file became shorter"));
         }
         left = left.saturating_sub(read as u64);
-        out.write_all(&buffer[..read]).map_err(|error| LogicalError::output(&error))?;
+        out.write_all(&buffer[..read]).map_err(|error| ToolError::output(&error))?;
     }
-    out.write_all(&vec![0; padding(size)]).map_err(|error| LogicalError::output(&error))
+    out.write_all(&vec![0; padding(size)]).map_err(|error| ToolError::output(&error))
 }
 
-fn spool_error(error: &io::Error) -> LogicalError {
-    LogicalError::new(format!("could not use a temporary file: {}", system_text(error)))
+fn spool_error(error: &io::Error) -> ToolError {
+    ToolError::new(format!("could not use a temporary file: {}", system_text(error)))
         .hint("free space in the temporary folder, or choose another format")
 }
 

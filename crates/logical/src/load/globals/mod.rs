@@ -14,6 +14,7 @@ mod statements;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use pgkeep_tool::server_text::server_words;
 use pgkeep_wire::{ConnInfo, Connection, WireError};
 use serde::Serialize;
 
@@ -22,7 +23,6 @@ use super::observe::{LoadEvent, LoadObserver};
 use super::parallel::interrupted;
 use super::report::hint_for;
 use super::target;
-use crate::server_text::server_words;
 use statements::{About, Statement};
 
 /// How many directories or names a message lists.

@@ -1,11 +1,11 @@
 //! Entries with what they bring: definition, rows, large objects, statistics.
 
 use pgkeep_format::archive::{IndexedEntry, TocEntry};
+use pgkeep_tool::{Result, ToolError};
 
 use super::entry::Part;
 use super::split::CommandSplitter;
 use super::{Emitter, Target};
-use crate::error::{LogicalError, Result};
 use crate::restore::select::Wanted;
 use crate::restore::source::{Piece, Source};
 
@@ -214,7 +214,7 @@ impl Emitter<'_> {
                 self.command(command)?;
             }
             if splitter.is_too_long() {
-                return Err(LogicalError::new(format!(
+                return Err(ToolError::new(format!(
                     "a command of entry {} is longer than a server takes",
                     entry.dump_id
                 ))
@@ -317,7 +317,7 @@ pub(crate) fn loads_through_root(entry: &TocEntry, table: &[u8]) -> bool {
     }
 }
 
-fn misplaced(entry: &TocEntry) -> LogicalError {
-    LogicalError::new(format!("unrecognized data block type while restoring entry {}", entry.dump_id))
+fn misplaced(entry: &TocEntry) -> ToolError {
+    ToolError::new(format!("unrecognized data block type while restoring entry {}", entry.dump_id))
         .hint("the archive is damaged: leave this entry out with -L")
 }

@@ -1,9 +1,9 @@
 //! `--clean`: dropping what is about to be created.
 
 use pgkeep_format::archive::TocEntry;
+use pgkeep_tool::Result;
 
 use super::Emitter;
-use crate::error::Result;
 use crate::restore::select::Wanted;
 
 impl Emitter<'_> {

@@ -1,10 +1,10 @@
 //! The definition of an entry: comment, SQL, owner.
 
 use pgkeep_format::archive::{ArchiveFormat, DataLocation, Text, TocEntry};
+use pgkeep_tool::{Result, ToolError};
 
 use super::Emitter;
 use super::older::definition_for;
-use crate::error::{LogicalError, Result};
 use crate::restore::list::push_line;
 use crate::restore::select::is_acl;
 
@@ -209,9 +209,7 @@ fn owned_object(emitter: &Emitter<'_>, entry: &TocEntry) -> Result<Option<Vec<u8
         | b"ROW SECURITY"
         | b"POLICY"
         | b"USER MAPPING" => Ok(None),
-        _ => {
-            Err(LogicalError::new(format!("don't know how to set owner for object type \"{}\"", entry.desc))
-                .hint("use -O to restore without owners"))
-        }
+        _ => Err(ToolError::new(format!("don't know how to set owner for object type \"{}\"", entry.desc))
+            .hint("use -O to restore without owners")),
     }
 }

@@ -1,9 +1,9 @@
 //! Commands for groups of large objects: an entry lists many OIDs, and one command is made for each.
 
 use pgkeep_format::archive::TocEntry;
+use pgkeep_tool::{Result, ToolError};
 
 use super::Emitter;
-use crate::error::{LogicalError, Result};
 
 impl Emitter<'_> {
     /// One command for each large object that a `BLOB METADATA` entry lists.
@@ -16,7 +16,7 @@ impl Emitter<'_> {
         let list = metadata.definition.as_deref().unwrap_or_default();
         for oid in list.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             if !oid.iter().all(u8::is_ascii_digit) {
-                return Err(LogicalError::new(format!(
+                return Err(ToolError::new(format!(
                     "invalid large object OID \"{}\" in entry {}",
                     oid.escape_ascii(),
                     metadata.dump_id
@@ -39,7 +39,7 @@ impl Emitter<'_> {
             .map(|index| &contents.entries[index])
             .find(|parent| parent.desc == "BLOB METADATA")
             .ok_or_else(|| {
-                LogicalError::new(format!("could not find entry for ID {}", entry.dump_id))
+                ToolError::new(format!("could not find entry for ID {}", entry.dump_id))
                     .hint("the archive is damaged: leave this entry out with -L")
             })?;
         const MARK: &[u8] = b" LARGE OBJECT ";

@@ -15,12 +15,11 @@ pub(crate) use data::{TableOutcome, loads_through_root};
 use std::io::Write;
 
 use pgkeep_format::archive::Text;
+use pgkeep_tool::{Reporter, Result, ToolError};
 
-use super::Reporter;
 use super::contents::Contents;
 use super::options::RestoreOptions;
 use super::server::Server;
-use crate::error::{LogicalError, Result};
 use crate::quote;
 
 /// What all emitters of a restore share.
@@ -102,8 +101,7 @@ impl<'a> Emitter<'a> {
     pub(crate) fn comment(&mut self, text: impl AsRef<[u8]>) -> Result<()> {
         match &mut self.target {
             Target::Script(out) => out.write_all(text.as_ref()).map_err(|error| {
-                LogicalError::output(&error)
-                    .hint("free space or choose another file; the script is incomplete")
+                ToolError::output(&error).hint("free space or choose another file; the script is incomplete")
             }),
             Target::Server(_) => Ok(()),
         }
@@ -320,7 +318,7 @@ impl<'a> Emitter<'a> {
     /// psql's `\connect`.
     fn meta_connect(&self, database: &Text) -> Result<Vec<u8>> {
         if database.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-            return Err(LogicalError::new(format!(
+            return Err(ToolError::new(format!(
                 "database name contains a newline or carriage return: \"{database}\""
             ))
             .hint("restore without -C into a database that was created by hand"));

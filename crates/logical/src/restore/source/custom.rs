@@ -8,11 +8,11 @@ use pgkeep_format::archive::{
     ArchiveDecoder, ArchiveError, ArchiveFormat, BlockHeader, BlockKind, Compression, DataLocation,
     DataPiece, DumpId, INDEX_DUMP_ID, INDEX_TRAILER_LENGTH, IndexTrailer, IndexedEntry, PieceIndex, TocEntry,
 };
+use pgkeep_tool::compress::{Framing, buffered_reader, piece_reader};
+use pgkeep_tool::{Result, ToolError};
 
 use super::pieces::{PieceChunks, are_joined};
 use super::{Piece, ReadSeek, Sink, data_error, pass};
-use crate::compress::{Framing, buffered_reader, piece_reader};
-use crate::error::{LogicalError, Result};
 use crate::restore::contents::Contents;
 
 /// A custom archive that is open behind its table.
@@ -106,9 +106,8 @@ impl Custom {
             .take(trailer.length)
             .read_to_end(&mut bytes)
             .map_err(|error| data_error(&error, &place))?;
-        let index = PieceIndex::decode(&bytes).map_err(|error| {
-            LogicalError::new(format!("{error} ({place})")).hint("the archive is damaged")
-        })?;
+        let index = PieceIndex::decode(&bytes)
+            .map_err(|error| ToolError::new(format!("{error} ({place})")).hint("the archive is damaged"))?;
         Ok(Some(index))
     }
 
@@ -145,7 +144,7 @@ impl Custom {
     /// The same archive for another thread. The table is read again, which also proves that it is the same.
     pub(super) fn reopen(&self, file: File) -> Result<Custom> {
         if !self.seekable {
-            return Err(LogicalError::new("parallel restore from non-seekable file is not supported"));
+            return Err(ToolError::new("parallel restore from non-seekable file is not supported"));
         }
         let (_, mut custom) = Custom::open_file(file)?;
         custom.known.clone_from(&self.known);
@@ -193,7 +192,7 @@ impl Custom {
             self.seek(offset)?;
             return match self.decoder.block()? {
                 Some(block) if block.dump_id == id => Ok(block),
-                Some(block) => Err(LogicalError::new(format!(
+                Some(block) => Err(ToolError::new(format!(
                     "found unexpected block ID ({}) when reading data -- expected {id}",
                     block.dump_id
                 ))),
@@ -206,7 +205,7 @@ impl Custom {
         loop {
             let position = self.decoder.position();
             let Some(block) = self.decoder.block()? else {
-                return Err(LogicalError::new(if self.seekable {
+                return Err(ToolError::new(if self.seekable {
                     format!("could not find block ID {id} in archive -- possibly corrupt archive")
                 } else {
                     format!(

@@ -8,11 +8,11 @@ use pgkeep_format::archive::{
     ArchiveDecoder, ArchiveFormat, Compression, DataKind, DataLocation, DataPiece, INDEX_FILE, IndexedEntry,
     PieceIndex, TocEntry, directory as names,
 };
+use pgkeep_tool::compress::{Framing, buffered_reader, piece_reader};
+use pgkeep_tool::{Result, ToolError, system_text};
 
 use super::pieces::are_joined;
 use super::{Piece, Sink, data_error, pass};
-use crate::compress::{Framing, buffered_reader, piece_reader};
-use crate::error::{LogicalError, Result, system_text};
 use crate::restore::contents::Contents;
 
 /// In the order in which stock looks for them.
@@ -40,7 +40,7 @@ impl Directory {
     pub(super) fn open(path: &Path) -> Result<(Contents, Directory)> {
         let directory = Directory { path: path.to_owned() };
         let (file, compression) = directory.find(names::TOC_FILE.as_bytes()).map_err(|error| {
-            LogicalError::new(format!(
+            ToolError::new(format!(
                 "could not open input file \"{}\": {}",
                 path.join(names::TOC_FILE).display(),
                 system_text(&error)
@@ -74,14 +74,14 @@ impl Directory {
         let shown = self.path.join(String::from_utf8_lossy(name).as_ref());
         let shown = shown.display();
         if !names::is_plain_file_name(name) {
-            return Err(LogicalError::new(format!(
+            return Err(ToolError::new(format!(
                 "invalid file name \"{}\" in the table of contents",
                 name.escape_ascii()
             ))
             .hint("the archive is damaged or was tampered with: use another copy of it"));
         }
         let (file, compression) = self.find(name).map_err(|error| {
-            LogicalError::new(format!("could not open input file \"{shown}\": {}", system_text(&error)))
+            ToolError::new(format!("could not open input file \"{shown}\": {}", system_text(&error)))
         })?;
         buffered_reader(file, compression, Framing::File)
             .map_err(|error| data_error(&error, &format!("file \"{shown}\"")))
@@ -101,7 +101,7 @@ impl Directory {
         // A file that is not compressed could be cut short, and nothing but the rows themselves would tell.
         let copy = entry.copy_statement.as_deref().filter(|copy| !copy.is_empty());
         if copy.is_some_and(|copy| copy.ends_with(b" FROM stdin;\n")) && !end.is_marked() {
-            return Err(LogicalError::new(format!(
+            return Err(ToolError::new(format!(
                 "could not read from input file: end of file at byte {}, before the end of the rows ({place})",
                 end.length
             ))
@@ -129,11 +129,11 @@ impl Directory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
                 let error = system_text(&error);
-                return Err(LogicalError::new(format!("could not read \"{}\": {error}", path.display())));
+                return Err(ToolError::new(format!("could not read \"{}\": {error}", path.display())));
             }
         }
         PieceIndex::decode(&bytes).map(Some).map_err(|error| {
-            LogicalError::new(format!("{error} (file \"{}\")", path.display())).hint("the archive is damaged")
+            ToolError::new(format!("{error} (file \"{}\")", path.display())).hint("the archive is damaged")
         })
     }
 
@@ -215,7 +215,7 @@ pub(super) fn each_large_object(list: impl Read, name: &str, take: &mut TakeLarg
         }
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         let (oid, file) = names::parse_large_object_line(text, number).map_err(|error| {
-            LogicalError::new(format!("{error} \"{name}\": \"{}\"", text.escape_ascii()))
+            ToolError::new(format!("{error} \"{name}\": \"{}\"", text.escape_ascii()))
                 .hint("the archive is damaged or was tampered with: use another copy of it")
         })?;
         take(oid, file)?;

@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use pgkeep_format::archive::{DumpId, Text, TocEntry};
+use pgkeep_tool::{Result, ToolError};
 
 use super::{Piece, Sink};
-use crate::error::{LogicalError, Result};
 
 /// Gives the data of entries.
 pub trait LiveData: std::fmt::Debug {
@@ -56,7 +56,7 @@ fn through(sink: &mut Sink<'_>, write: impl FnOnce(&mut dyn Write) -> Result<()>
 
 struct SinkWriter<'a, 'b> {
     sink: &'a mut Sink<'b>,
-    failure: Option<LogicalError>,
+    failure: Option<ToolError>,
 }
 
 impl Write for SinkWriter<'_, '_> {

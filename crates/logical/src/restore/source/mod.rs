@@ -22,9 +22,9 @@ use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use pgkeep_format::archive::{ArchiveError, ArchiveFormat, ArchiveHeader, MAGIC, Text, TocEntry};
+use pgkeep_tool::{Result, ToolError, system_text};
 
 use super::contents::Contents;
-use crate::error::{LogicalError, Result, system_text};
 use custom::Custom;
 use directory::Directory;
 pub use live::LiveData;
@@ -127,7 +127,7 @@ impl Archive {
             Some(format) => format,
             None if path.is_dir() => {
                 if !Directory::has_table(&path) {
-                    return Err(LogicalError::new(format!(
+                    return Err(ToolError::new(format!(
                         "directory \"{shown}\" does not appear to be a valid archive (\"toc.dat\" does not exist)"
                     )));
                 }
@@ -176,7 +176,7 @@ impl Archive {
         };
         let (contents, source) = match format {
             ArchiveFormat::Directory => {
-                return Err(LogicalError::new("no input directory specified")
+                return Err(ToolError::new("no input directory specified")
                     .hint("name the directory: an archive of this format cannot come from standard input"));
             }
             ArchiveFormat::Custom => {
@@ -197,12 +197,12 @@ impl Source {
     pub(crate) fn reopen(&self, path: Option<&Path>) -> Result<Source> {
         match (self, path) {
             (Source::Tar(_), _) => {
-                Err(LogicalError::new("parallel restore is not supported with this archive file format"))
+                Err(ToolError::new("parallel restore is not supported with this archive file format"))
             }
-            (Source::Live(_), _) => Err(LogicalError::new("a dump cannot be restored while it is made")),
+            (Source::Live(_), _) => Err(ToolError::new("a dump cannot be restored while it is made")),
             (Source::Directory(directory), _) => Ok(Source::Directory(directory.clone())),
             (Source::Custom(_), None) => {
-                Err(LogicalError::new("parallel restore from standard input is not supported"))
+                Err(ToolError::new("parallel restore from standard input is not supported"))
             }
             (Source::Custom(custom), Some(path)) => {
                 Ok(Source::Custom(Box::new(custom.reopen(open_file(path)?)?)))
@@ -262,10 +262,10 @@ fn pass(reader: &mut dyn Read, place: &str, sink: &mut Sink<'_>) -> Result<()> {
 }
 
 /// An error while data was read: of the archive, or of the decompressor.
-fn data_error(error: &io::Error, place: &str) -> LogicalError {
+fn data_error(error: &io::Error, place: &str) -> ToolError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<ArchiveError>()) {
-        Some(archive) => LogicalError::new(format!("{archive} ({place})")),
-        None => LogicalError::new(format!("could not uncompress data: {} ({place})", system_text(error))),
+        Some(archive) => ToolError::new(format!("{archive} ({place})")),
+        None => ToolError::new(format!("could not uncompress data: {} ({place})", system_text(error))),
     }
     .hint("the archive is damaged or incomplete: use another copy of it, or leave this entry out with -L")
 }
@@ -273,7 +273,7 @@ fn data_error(error: &io::Error, place: &str) -> LogicalError {
 /// Tells the format by the first bytes.
 fn detect(start: &[u8]) -> Result<ArchiveFormat> {
     if start.len() < MAGIC.len() {
-        return Err(LogicalError::new(format!(
+        return Err(ToolError::new(format!(
             "input file is too short (read {}, expected {})",
             start.len(),
             MAGIC.len()
@@ -283,35 +283,31 @@ fn detect(start: &[u8]) -> Result<ArchiveFormat> {
         return Ok(ArchiveFormat::Custom);
     }
     if TEXT_BANNERS.iter().any(|banner| start.starts_with(banner)) {
-        return Err(LogicalError::new("input file appears to be a text format dump. Please use psql."));
+        return Err(ToolError::new("input file appears to be a text format dump. Please use psql."));
     }
     if start.len() < 512 {
-        return Err(LogicalError::new("input file does not appear to be a valid archive (too short?)"));
+        return Err(ToolError::new("input file does not appear to be a valid archive (too short?)"));
     }
     if tar::is_header(start) {
         return Ok(ArchiveFormat::Tar);
     }
-    Err(LogicalError::new("input file does not appear to be a valid tar archive"))
+    Err(ToolError::new("input file does not appear to be a valid tar archive"))
 }
 
 fn open_file(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| {
-        LogicalError::new(format!(
-            "could not open input file \"{}\": {}",
-            path.display(),
-            system_text(&error)
-        ))
+        ToolError::new(format!("could not open input file \"{}\": {}", path.display(), system_text(&error)))
     })
 }
 
-fn unreadable(error: &io::Error) -> LogicalError {
-    LogicalError::new(format!("could not read input file: {}", system_text(error)))
+fn unreadable(error: &io::Error) -> ToolError {
+    ToolError::new(format!("could not read input file: {}", system_text(error)))
 }
 
 /// Copies a stream to a file that nobody else sees.
 fn spool(mut stream: Box<dyn Read + Send>) -> Result<File> {
     let failed = |error: io::Error| {
-        LogicalError::new(format!("could not copy the archive to a temporary file: {}", system_text(&error)))
+        ToolError::new(format!("could not copy the archive to a temporary file: {}", system_text(&error)))
             .hint("free space in the temporary folder, or save the archive to a file and name it")
     };
     let mut file = tempfile::tempfile().map_err(failed)?;

@@ -9,10 +9,10 @@ use std::io::{self, Read};
 use pgkeep_format::archive::{
     ArchiveDecoder, ArchiveError, DataKind, DataPiece, DumpId, IndexedEntry, PieceIndex, TocEntry,
 };
+use pgkeep_tool::compress::piece_digest;
+use pgkeep_tool::{Result, ToolError};
 
 use super::{Piece, Sink, Source, pass};
-use crate::compress::piece_digest;
-use crate::error::{LogicalError, Result};
 use crate::restore::contents::Contents;
 
 /// What COPY's binary form begins with: its signature, flags, and no extension.
@@ -141,8 +141,8 @@ impl Source {
 }
 
 /// Data that is not what the index says.
-pub(in crate::restore) fn differs(place: &str) -> LogicalError {
-    LogicalError::new(format!("the data is not what the archive's index says ({place})"))
+pub(in crate::restore) fn differs(place: &str) -> ToolError {
+    ToolError::new(format!("the data is not what the archive's index says ({place})"))
         .hint("the archive is damaged: use another copy of it, or leave this entry out with -L")
 }
 

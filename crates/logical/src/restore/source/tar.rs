@@ -10,11 +10,11 @@ use pgkeep_format::archive::{
     PieceIndex, TocEntry, directory as names,
 };
 use pgkeep_format::tar::{BLOCK, TarEntryKind, TarEvent, TarReader, padding_of};
+use pgkeep_tool::{Result, ToolError, system_text};
 
 use super::directory::{MAX_INDEX_LENGTH, each_large_object};
 use super::pieces::are_joined;
 use super::{Piece, Sink, data_error, pass};
-use crate::error::{LogicalError, Result, system_text};
 use crate::restore::contents::Contents;
 
 /// More members than a dump can have entries and large objects in reason.
@@ -46,12 +46,12 @@ impl Tar {
         let mut tar = Tar { file, members: HashMap::new(), next_header: Some(0) };
         let toc = tar
             .member(names::TOC_FILE.as_bytes())?
-            .ok_or_else(|| LogicalError::new("could not find header for file \"toc.dat\" in tar archive"))?;
+            .ok_or_else(|| ToolError::new("could not find header for file \"toc.dat\" in tar archive"))?;
         let reader = io::BufReader::with_capacity(128 << 10, Contained::new(&tar.file, toc));
         let mut decoder = ArchiveDecoder::new(reader);
         let header = decoder.header(ArchiveFormat::Tar)?;
         if header.compression != Compression::None {
-            return Err(LogicalError::new("compression is not supported by tar archive format"));
+            return Err(ToolError::new("compression is not supported by tar archive format"));
         }
         let entries = decoder.table(&header)?;
         drop(decoder);
@@ -85,7 +85,7 @@ impl Tar {
             }
             return Ok(());
         }
-        Err(LogicalError::new(format!(
+        Err(ToolError::new(format!(
             "could not find file \"{}\" in archive",
             names::large_object_list(entry.dump_id)
         )))
@@ -102,7 +102,7 @@ impl Tar {
             .map_err(|error| data_error(&error, &place))?;
         PieceIndex::decode(&bytes)
             .map(Some)
-            .map_err(|error| LogicalError::new(format!("{error} ({place})")).hint("the archive is damaged"))
+            .map_err(|error| ToolError::new(format!("{error} ({place})")).hint("the archive is damaged"))
     }
 
     /// Whether the index says of an entry what can be.
@@ -130,7 +130,7 @@ impl Tar {
 
     fn required(&mut self, name: &[u8]) -> Result<Member> {
         self.member(name)?.ok_or_else(|| {
-            LogicalError::new(format!("could not find file \"{}\" in archive", name.escape_ascii()))
+            ToolError::new(format!("could not find file \"{}\" in archive", name.escape_ascii()))
         })
     }
 
@@ -144,7 +144,7 @@ impl Tar {
             match self.read_header(position)? {
                 Some((found, member)) => {
                     if self.members.len() >= MAX_MEMBERS {
-                        return Err(LogicalError::new("too many members in tar archive"));
+                        return Err(ToolError::new("too many members in tar archive"));
                     }
                     self.next_header = member
                         .offset
@@ -161,7 +161,7 @@ impl Tar {
     fn read_header(&self, mut position: u64) -> Result<Option<(Vec<u8>, Member)>> {
         let begin = position;
         let corrupt = |what: String| {
-            LogicalError::new(format!("corrupt tar header found at byte {begin}: {what}"))
+            ToolError::new(format!("corrupt tar header found at byte {begin}: {what}"))
                 .hint("the archive is damaged or incomplete: use another copy of it")
         };
         let mut reader = TarReader::new();

@@ -10,26 +10,26 @@ use crate::server_text::server_words;
 /// An error that ends a dump or a restore: what the `error:`, `detail:` and `hint:` lines of PostgreSQL's programs say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct LogicalError {
+pub struct ToolError {
     /// What failed.
     pub message: String,
     /// More about it, such as the query.
     pub detail: Option<String>,
     /// What to do.
     pub hint: Option<String>,
-    /// The message went to the [`Reporter`](crate::restore::Reporter) already; nothing of it is left to print.
+    /// The message went to the [`Reporter`](crate::Reporter) already; nothing of it is left to print.
     pub is_reported: bool,
     /// The server wants a password and none is known: with one it may go well. `hint` says why a password file did not help.
     pub wants_password: bool,
 }
 
 /// What a dump or a restore gives, or why not.
-pub type Result<T> = std::result::Result<T, LogicalError>;
+pub type Result<T> = std::result::Result<T, ToolError>;
 
-impl LogicalError {
+impl ToolError {
     /// An error with a message alone.
-    pub fn new(message: impl Into<String>) -> LogicalError {
-        LogicalError {
+    pub fn new(message: impl Into<String>) -> ToolError {
+        ToolError {
             message: message.into(),
             detail: None,
             hint: None,
@@ -40,50 +40,49 @@ impl LogicalError {
 
     /// With something to do about it.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> LogicalError {
+    pub fn hint(mut self, hint: impl Into<String>) -> ToolError {
         self.hint = Some(hint.into());
         self
     }
 
     /// With more about it.
     #[must_use]
-    pub fn detail(mut self, detail: impl Into<String>) -> LogicalError {
+    pub fn detail(mut self, detail: impl Into<String>) -> ToolError {
         self.detail = Some(detail.into());
         self
     }
 
     /// Where a script, list or archive goes cannot be written to.
     #[must_use]
-    pub fn output(error: &std::io::Error) -> LogicalError {
-        LogicalError::new(format!("could not write to output file: {}", system_text(error)))
+    pub fn output(error: &std::io::Error) -> ToolError {
+        ToolError::new(format!("could not write to output file: {}", system_text(error)))
     }
 
     /// An error of which the message was told already.
-    pub(crate) fn reported(message: impl Into<String>) -> LogicalError {
-        LogicalError { is_reported: true, ..LogicalError::new(message) }
+    pub fn reported(message: impl Into<String>) -> ToolError {
+        ToolError { is_reported: true, ..ToolError::new(message) }
     }
 
     /// A query that the server, or the connection, failed.
-    pub(crate) fn query(error: &WireError, sql: &str) -> LogicalError {
-        LogicalError::new(format!("query failed: {}", server_words(error)))
-            .detail(format!("Query was: {sql}"))
+    pub fn query(error: &WireError, sql: &str) -> ToolError {
+        ToolError::new(format!("query failed: {}", server_words(error))).detail(format!("Query was: {sql}"))
     }
 
     /// A catalog that says what cannot be.
-    pub(crate) fn catalog(problem: impl fmt::Display) -> LogicalError {
-        LogicalError::new(format!("{problem}")).hint("The system catalogs might be corrupted.")
+    pub fn catalog(problem: impl fmt::Display) -> ToolError {
+        ToolError::new(format!("{problem}")).hint("The system catalogs might be corrupted.")
     }
 }
 
-impl From<ArchiveError> for LogicalError {
-    fn from(error: ArchiveError) -> LogicalError {
-        LogicalError::new(error.to_string())
+impl From<ArchiveError> for ToolError {
+    fn from(error: ArchiveError) -> ToolError {
+        ToolError::new(error.to_string())
     }
 }
 
-impl From<WireError> for LogicalError {
-    fn from(error: WireError) -> LogicalError {
-        LogicalError::new(server_words(&error))
+impl From<WireError> for ToolError {
+    fn from(error: WireError) -> ToolError {
+        ToolError::new(server_words(&error))
     }
 }
 

@@ -16,8 +16,10 @@ use super::{Codec, Compressor, Framing, reader};
 const LAST_BLOCK: [u8; 2] = [3, 0];
 
 /// Compresses a piece into memory.
-pub(crate) struct PieceCompressor(Inner);
+#[derive(Debug)]
+pub struct PieceCompressor(Inner);
 
+#[derive(Debug)]
 enum Inner {
     /// A part of a zlib stream.
     Deflate(DeflateEncoder<Vec<u8>>),
@@ -25,7 +27,11 @@ enum Inner {
 }
 
 impl PieceCompressor {
-    pub(crate) fn new(codec: Codec, framing: Framing) -> io::Result<PieceCompressor> {
+    /// For a part of a stream, where the framing joins pieces so.
+    ///
+    /// # Errors
+    /// When the codec refuses the level.
+    pub fn new(codec: Codec, framing: Framing) -> io::Result<PieceCompressor> {
         Ok(PieceCompressor(match (codec.compression, framing) {
             (Compression::Gzip, Framing::Chunks) => {
                 Inner::Deflate(DeflateEncoder::new(Vec::new(), codec.zlib_level()))
@@ -35,11 +41,18 @@ impl PieceCompressor {
     }
 
     /// For a stream of its own.
-    pub(crate) fn whole(codec: Codec, framing: Framing) -> io::Result<PieceCompressor> {
+    ///
+    /// # Errors
+    /// When the codec refuses the level.
+    pub fn whole(codec: Codec, framing: Framing) -> io::Result<PieceCompressor> {
         Ok(PieceCompressor(Inner::Whole(Compressor::new(Vec::new(), codec, framing)?)))
     }
 
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Takes more of what the piece holds.
+    ///
+    /// # Errors
+    /// When the compressor fails.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.0 {
             Inner::Deflate(encoder) => encoder.write_all(bytes),
             Inner::Whole(compressor) => compressor.write_all(bytes),
@@ -47,7 +60,7 @@ impl PieceCompressor {
     }
 
     /// Compressed bytes that are there already.
-    pub(crate) fn ready(&mut self) -> &mut Vec<u8> {
+    pub fn ready(&mut self) -> &mut Vec<u8> {
         match &mut self.0 {
             Inner::Deflate(encoder) => encoder.get_mut(),
             Inner::Whole(compressor) => compressor.get_mut(),
@@ -55,7 +68,10 @@ impl PieceCompressor {
     }
 
     /// Ends the piece; the compressed bytes that are left.
-    pub(crate) fn finish(self) -> io::Result<Vec<u8>> {
+    ///
+    /// # Errors
+    /// When the compressor fails.
+    pub fn finish(self) -> io::Result<Vec<u8>> {
         match self.0 {
             Inner::Deflate(mut encoder) => {
                 // A flush ends at a byte; what comes after does not look back behind it.
@@ -69,30 +85,38 @@ impl PieceCompressor {
 
 /// What makes one zlib stream of pieces: a header, and a checksum of all that they hold.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct GzipStream {
+pub struct GzipStream {
     checksum: u32,
+}
+
+impl Default for GzipStream {
+    fn default() -> GzipStream {
+        GzipStream::new()
+    }
 }
 
 impl GzipStream {
     /// Deflate with a window of 32 KiB, default level.
-    pub(crate) const HEADER: [u8; 2] = [0x78, 0x9c];
+    pub const HEADER: [u8; 2] = [0x78, 0x9c];
 
-    pub(crate) fn new() -> GzipStream {
+    /// Before the first piece.
+    #[must_use]
+    pub fn new() -> GzipStream {
         GzipStream { checksum: 1 }
     }
 
     /// The checksum of what a piece holds, or of its beginning when `before` is that.
-    pub(crate) fn checksum(before: u32, bytes: &[u8]) -> u32 {
+    pub fn checksum(before: u32, bytes: &[u8]) -> u32 {
         adler32(before, bytes)
     }
 
     /// A piece follows, with this checksum and of this length.
-    pub(crate) fn join(&mut self, checksum: u32, plain_length: u64) {
+    pub fn join(&mut self, checksum: u32, plain_length: u64) {
         self.checksum = adler32_combine(self.checksum, checksum, plain_length);
     }
 
     /// An empty last block, and the checksum.
-    pub(crate) fn end(self) -> [u8; 6] {
+    pub fn end(self) -> [u8; 6] {
         let [a, b, c, d] = self.checksum.to_be_bytes();
         let [block, end] = LAST_BLOCK;
         [block, end, a, b, c, d]
@@ -119,7 +143,7 @@ pub fn piece_reader<'a>(
 }
 
 /// The digest of a piece, as the index has it.
-pub(crate) fn piece_digest(hasher: &blake3::Hasher) -> [u8; PIECE_DIGEST_LENGTH] {
+pub fn piece_digest(hasher: &blake3::Hasher) -> [u8; PIECE_DIGEST_LENGTH] {
     let mut digest = [0; PIECE_DIGEST_LENGTH];
     for (place, byte) in digest.iter_mut().zip(hasher.finalize().as_bytes()) {
         *place = *byte;

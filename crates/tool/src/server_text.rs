@@ -10,7 +10,7 @@ const RIGHT_MARGIN: usize = 10;
 
 /// Why the server, or the connection to it, failed, ending with a line end. `command` is what was sent, if the error can
 /// point into it.
-pub(crate) fn wire_text(error: &WireError, command: Option<&[u8]>) -> String {
+pub fn wire_text(error: &WireError, command: Option<&[u8]>) -> String {
     match error.server_error() {
         Some(server) => error_text(server, command),
         None => format!("{}\n", causes(error)),
@@ -18,13 +18,13 @@ pub(crate) fn wire_text(error: &WireError, command: Option<&[u8]>) -> String {
 }
 
 /// As [`wire_text`], without the line end, and without a place.
-pub(crate) fn server_words(error: &WireError) -> String {
+pub fn server_words(error: &WireError) -> String {
     let text = wire_text(error, None);
     text.strip_suffix('\n').unwrap_or(&text).to_owned()
 }
 
 /// An error that is not the server's, with its causes.
-pub(crate) fn causes(error: &WireError) -> String {
+pub fn causes(error: &WireError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -50,7 +50,7 @@ fn error_text(error: &ServerError, command: Option<&[u8]>) -> String {
 }
 
 /// A notice: the same without place and, as libpq has it, without context.
-pub(crate) fn notice_text(notice: &Notice) -> String {
+pub fn notice_text(notice: &Notice) -> String {
     let mut text = format!("{}:  {}\n", notice.severity, notice.message);
     for (what, part) in [("DETAIL", &notice.detail), ("HINT", &notice.hint)] {
         if let Some(part) = part {

@@ -4,14 +4,17 @@ use std::io;
 
 use pgkeep_wire::{Attempt, ConnInfo, Connection, Endpoint, SessionMode, WireError};
 
-use crate::error::{LogicalError, Result, system_text};
+use crate::error::{Result, ToolError, system_text};
 use crate::server_text::server_words;
 
-/// Connects for SQL.
-pub(crate) fn connect(info: &ConnInfo) -> Result<Connection> {
-    Connection::connect_reporting(info, SessionMode::Sql).map_err(|attempts| {
+/// Connects.
+///
+/// # Errors
+/// When no address lets us in: the message has a line for each that was tried.
+pub fn connect(info: &ConnInfo, mode: SessionMode) -> Result<Connection> {
+    Connection::connect_reporting(info, mode).map_err(|attempts| {
         let texts: Vec<String> = attempts.iter().map(attempt_text).collect();
-        let mut error = LogicalError::new(texts.join("\n"));
+        let mut error = ToolError::new(texts.join("\n"));
         match attempts.last().map(|attempt| &attempt.error) {
             Some(WireError::PasswordMissing { .. }) => error.wants_password = true,
             Some(WireError::PasswordFileIgnored { reason, .. }) => {

@@ -14,8 +14,7 @@ use lz4_flex::frame::FrameDecoder;
 use pgkeep_format::archive::Compression;
 
 use lz4_walk::Lz4Walk;
-pub use piece::piece_reader;
-pub(crate) use piece::{GzipStream, PieceCompressor, piece_digest};
+pub use piece::{GzipStream, PieceCompressor, piece_digest, piece_reader};
 
 /// What compressed bytes lie in. It decides how gzip is meant.
 ///

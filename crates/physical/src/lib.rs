@@ -1,0 +1,4 @@
+//! Physical backups as directories and tar archives, which PostgreSQL's own programs make, check and combine.
+//!
+//! Nothing here prints, reads the environment, or knows of repositories. Errors and messages are stock's, since scripts and
+//! people look for them.
