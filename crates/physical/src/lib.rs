@@ -2,3 +2,5 @@
 //!
 //! Nothing here prints, reads the environment, or knows of repositories. Errors and messages are stock's, since scripts and
 //! people look for them.
+
+pub mod wal_receive;
