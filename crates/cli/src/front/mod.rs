@@ -10,6 +10,7 @@ mod message;
 mod password;
 mod pg_dump;
 mod pg_dumpall;
+mod pg_receivewal;
 mod pg_restore;
 mod program;
 mod values;
@@ -42,6 +43,12 @@ const FRONTS: &[Front] = &[
         run: pg_dumpall::run,
         #[cfg(test)]
         check: pg_dumpall::check,
+    },
+    Front {
+        name: "pg_receivewal",
+        run: pg_receivewal::run,
+        #[cfg(test)]
+        check: pg_receivewal::check,
     },
     Front {
         name: "pg_restore",

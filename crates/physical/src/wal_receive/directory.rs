@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use pgkeep_format::archive::Compression;
@@ -30,6 +31,8 @@ pub struct DirectoryOptions {
     pub marks_done: bool,
     /// Files and directory are flushed.
     pub is_durable: bool,
+    /// Permissions of new files, less the umask.
+    pub mode: u32,
 }
 
 /// A directory that takes WAL.
@@ -73,18 +76,19 @@ impl<'a> DirectorySink<'a> {
         DirectorySink { directory: directory.to_owned(), options, reporter, open: None }
     }
 
+    fn creating(&self) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).mode(self.options.mode);
+        options
+    }
+
     fn open_segment(&self, name: String) -> Result<OpenSegment> {
         let partial = if self.options.marks_partial { PARTIAL } else { "" };
         let path = self.directory.join(format!("{name}{partial}"));
         let opened = if self.options.codec.compression == Compression::None {
             self.open_padded(&path)
         } else {
-            OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(&path)
-                .map_err(|e| not_open(&path, &e))
+            self.creating().truncate(true).open(&path).map_err(|e| not_open(&path, &e))
         };
         let file = opened?;
         let to_flush = file.try_clone().map_err(|error| not_open(&path, &error))?;
@@ -98,12 +102,7 @@ impl<'a> DirectorySink<'a> {
     /// The file at its full length. One that is there already has it, and is written over.
     fn open_padded(&self, path: &Path) -> Result<File> {
         let size = self.options.segment_size.bytes();
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|error| not_open(path, &error))?;
+        let mut file = self.creating().truncate(false).open(path).map_err(|error| not_open(path, &error))?;
         let length = file.metadata().map_err(|error| not_open(path, &error))?.len();
         if length == size {
             return Ok(file);
@@ -170,7 +169,7 @@ impl<'a> DirectorySink<'a> {
         }
         let directory = self.directory.join("archive_status");
         let path = directory.join(format!("{name}.done"));
-        let made = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
+        let made = self.creating().truncate(true).open(&path);
         let file = made.map_err(|error| {
             ToolError::new(format!(
                 "could not create archive status file \"{}\": {}",
@@ -212,7 +211,11 @@ impl WalSink for DirectorySink<'_> {
         }
         let path = self.directory.join(&name);
         let staging = self.directory.join(format!("{name}.tmp"));
-        let written = File::create(&staging).and_then(|mut file| file.write_all(content).map(|()| file));
+        let written = self
+            .creating()
+            .truncate(true)
+            .open(&staging)
+            .and_then(|mut file| file.write_all(content).map(|()| file));
         let file = written.map_err(|error| {
             // It is written anew the next time.
             drop(fs::remove_file(&staging));
@@ -312,6 +315,7 @@ mod tests {
             marks_partial: true,
             marks_done: false,
             is_durable: true,
+            mode: 0o600,
         }
     }
 

@@ -10,10 +10,12 @@
 
 pub mod directory;
 pub mod existing;
+mod receiver;
 pub mod stream;
 pub mod tar;
 
 pub use directory::{DirectoryOptions, DirectorySink};
 pub use existing::{StreamingStart, streaming_start};
+pub use receiver::{ReceiveRequest, receive};
 pub use stream::{Progress, StreamError, StreamOptions, TimelineEnd, WalSink, follow, stream_timeline};
 pub use tar::TarSink;
