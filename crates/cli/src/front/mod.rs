@@ -8,6 +8,7 @@ mod compression;
 mod getopt;
 mod message;
 mod password;
+mod pg_basebackup;
 mod pg_dump;
 mod pg_dumpall;
 mod pg_receivewal;
@@ -32,6 +33,12 @@ struct Front {
 }
 
 const FRONTS: &[Front] = &[
+    Front {
+        name: "pg_basebackup",
+        run: pg_basebackup::run,
+        #[cfg(test)]
+        check: pg_basebackup::check,
+    },
     Front {
         name: "pg_dump",
         run: pg_dump::run,

@@ -86,7 +86,9 @@ impl Extractor {
                 self.set_mode_of_directory(&entry.path, mode, &shown)
             }
             TarEntryKind::Symlink => self.make_link(entry, &shown),
-            TarEntryKind::File if self.data.standby.is_some() && entry.path == SIGNAL_FILE.as_bytes() => Ok(()),
+            TarEntryKind::File if self.data.standby.is_some() && entry.path == SIGNAL_FILE.as_bytes() => {
+                Ok(())
+            }
             TarEntryKind::File => {
                 let file = self.create(&entry.path, mode, &shown)?;
                 self.current = Current::File(file, shown);
@@ -210,7 +212,8 @@ impl Extractor {
 impl ArchiveSink for Extractor {
     fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         loop {
-            let Some(event) = self.reader.next(&mut bytes).map_err(|error| ToolError::new(error.to_string()))?
+            let Some(event) =
+                self.reader.next(&mut bytes).map_err(|error| ToolError::new(error.to_string()))?
             else {
                 return Ok(());
             };

@@ -232,9 +232,9 @@ fn set_checksum(block: &mut [u8; BLOCK]) {
 
 #[cfg(test)]
 mod tests {
+    use pgkeep_tool::compress::{Codec, ParallelCompressor};
     use std::io::Write;
     use std::path::Path;
-    use pgkeep_tool::compress::{Codec, ParallelCompressor};
 
     use super::*;
 
@@ -268,7 +268,12 @@ mod tests {
         bytes
     }
 
-    fn injected(archive: &[u8], standby: Option<&[u8]>, manifest: Option<&[u8]>, step: usize) -> Result<Vec<u8>> {
+    fn injected(
+        archive: &[u8],
+        standby: Option<&[u8]>,
+        manifest: Option<&[u8]>,
+        step: usize,
+    ) -> Result<Vec<u8>> {
         let shared = Shared::default();
         let output: Box<dyn Write + Send> = Box::new(shared.clone());
         let output = ParallelCompressor::new(output, Codec::default(), 1).unwrap();
@@ -301,7 +306,8 @@ mod tests {
     }
 
     fn archive(names: &[&str]) -> Vec<u8> {
-        let members: Vec<Vec<u8>> = names.iter().map(|name| member(name, format!("{name}\n").as_bytes())).collect();
+        let members: Vec<Vec<u8>> =
+            names.iter().map(|name| member(name, format!("{name}\n").as_bytes())).collect();
         members.concat()
     }
 
@@ -309,7 +315,9 @@ mod tests {
     fn settings_grow_and_everything_else_is_passed_on() {
         let (head, tail) = (archive(&["a", "b"]), archive(&["c"]));
         let middle = archive(&[SETTINGS_FILE, SIGNAL_FILE]);
-        for (end, step) in [(&END_OF_ARCHIVE[..], 1), (&END_OF_ARCHIVE, 700), (&[], 513), (&END_OF_ARCHIVE, 9999)] {
+        for (end, step) in
+            [(&END_OF_ARCHIVE[..], 1), (&END_OF_ARCHIVE, 700), (&[], 513), (&END_OF_ARCHIVE, 9999)]
+        {
             let whole = [&head[..], &middle, &tail, end].concat();
             let out = injected(&whole, Some(b"new\n"), None, step).unwrap();
             assert!(out.starts_with(&head));

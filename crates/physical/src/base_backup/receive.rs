@@ -28,9 +28,21 @@ const LONGEST_MANIFEST: usize = 1 << 30;
 
 /// Where archives go.
 pub(super) enum Output {
-    Plain { directory: PathBuf, wal_directory: Option<PathBuf>, places: Places },
-    Tar { directory: PathBuf, codec: Codec, threads: usize },
-    Stream { output: Option<Box<dyn Write + Send>>, codec: Codec, threads: usize },
+    Plain {
+        directory: PathBuf,
+        wal_directory: Option<PathBuf>,
+        places: Places,
+    },
+    Tar {
+        directory: PathBuf,
+        codec: Codec,
+        threads: usize,
+    },
+    Stream {
+        output: Option<Box<dyn Write + Send>>,
+        codec: Codec,
+        threads: usize,
+    },
     /// Nothing comes.
     Nowhere,
 }
@@ -191,7 +203,9 @@ impl Receiving<'_> {
 impl ManifestSink {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match self {
-            ManifestSink::File(file, path) => file.write_all(bytes).map_err(|error| not_written(path, &error)),
+            ManifestSink::File(file, path) => {
+                file.write_all(bytes).map_err(|error| not_written(path, &error))
+            }
             ManifestSink::Memory(contents) => {
                 let mut contents = contents.lock().unwrap_or_else(PoisonError::into_inner);
                 if contents.len().saturating_add(bytes.len()) > LONGEST_MANIFEST {

@@ -15,7 +15,7 @@ use pgkeep_wire::{ConnInfo, Connection, SessionMode, WireError};
 
 use super::directory::{Modes, make};
 use super::request::Slot;
-use crate::wal_receive::{DirectoryOptions, DirectorySink, StreamError, StreamOptions, TarSink, WalSink, follow};
+use crate::wal_receive::{DirectoryOptions, DirectorySink, StreamOptions, TarSink, WalSink, follow};
 
 /// What the threads of a backup tell each other.
 #[derive(Debug)]
@@ -163,6 +163,7 @@ impl WalStreaming {
             marks_done: true,
             // All of the backup is flushed at its end.
             is_durable: false,
+            mode: self.modes.file,
         };
         self.stream(&mut DirectorySink::new(directory, options, reporter), signals)
     }
@@ -200,7 +201,7 @@ impl WalStreaming {
             stopped(progress.position)
         })
         .map(drop)
-        .map_err(failed)
+        .map_err(ToolError::from)
     }
 }
 
@@ -213,19 +214,4 @@ pub(super) fn create_new(path: &Path, mode: u32) -> Result<File> {
 
 fn refused(command: &str, error: &WireError) -> ToolError {
     ToolError::new(format!("could not send replication command \"{command}\": {}", server_words(error)))
-}
-
-fn failed(error: StreamError<ToolError>) -> ToolError {
-    match error {
-        StreamError::Start(error) => refused("START_REPLICATION", &error),
-        StreamError::History(error) => refused("TIMELINE_HISTORY", &error),
-        StreamError::Broken(error) => {
-            ToolError::new(format!("could not receive data from WAL stream: {}", server_words(&error)))
-        }
-        StreamError::Unfit(problem) => ToolError::new(problem),
-        StreamError::ServerEnded(_) => {
-            ToolError::new("replication stream was terminated before stop point")
-        }
-        StreamError::Sink(error) => error,
-    }
 }

@@ -115,7 +115,11 @@ fn nothing_is_written_outside() {
         vec![directory("pg_tblspc"), link("pg_tblspc/+16384", "/server/ts")],
         vec![directory("pg_tblspc"), link("pg_tblspc/016384", "/server/ts")],
         // Through a link that is right, in its own archive.
-        vec![directory("pg_tblspc"), link("pg_tblspc/16384", "/server/ts"), file("pg_tblspc/16384/file2", "x")],
+        vec![
+            directory("pg_tblspc"),
+            link("pg_tblspc/16384", "/server/ts"),
+            file("pg_tblspc/16384/file2", "x"),
+        ],
         vec![directory("pg_tblspc"), link("pg_tblspc/16384", "/server/ts"), file("pg_tblspc/16384", "x")],
         vec![file("base/1/without-directory", "x")],
         vec![file("twice", "x"), file("twice", "y")],
@@ -143,7 +147,8 @@ fn links_that_are_there_are_not_followed() {
         place.assert_untouched();
     }
     symlink(place.path("outside/file"), place.path("data/postgresql.auto.conf")).unwrap();
-    let standby = DataDirectory { standby: Some(b"x".to_vec()), file_mode: 0o600, ..DataDirectory::default() };
+    let standby =
+        DataDirectory { standby: Some(b"x".to_vec()), file_mode: 0o600, ..DataDirectory::default() };
     assert!(place.extract(&[], standby).is_err());
     place.assert_untouched();
 }
@@ -161,7 +166,8 @@ fn wal_goes_where_its_link_leads() {
 #[test]
 fn a_standby_gets_its_settings_behind_the_others() {
     let place = Place::new();
-    let standby = || DataDirectory { standby: Some(b"b = 2\n".to_vec()), file_mode: 0o640, ..DataDirectory::default() };
+    let standby =
+        || DataDirectory { standby: Some(b"b = 2\n".to_vec()), file_mode: 0o640, ..DataDirectory::default() };
     let entries = [file(SETTINGS_FILE, "a = 1\n"), file(SIGNAL_FILE, "not ours")];
     place.extract(&entries, standby()).unwrap();
     assert_eq!(fs::read_to_string(place.path("data/postgresql.auto.conf")).unwrap(), "a = 1\nb = 2\n");
