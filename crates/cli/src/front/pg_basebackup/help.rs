@@ -7,7 +7,7 @@ Usage:
   pg_basebackup [OPTION]...
 
 What is made and where:
-  -D, --pgdata=DIRECTORY       where the backup goes: absent or empty; - is the standard output (-Ft)
+  -D, --pgdata=DIRECTORY       where the backup goes: absent or empty; - is standard output
   -F, --format=p|t             a data directory (plain), or tar archives
   -i, --incremental=MANIFEST   only what changed since the backup with this manifest
   -r, --max-rate=RATE          no more than this a second, in kB, or with a suffix k or M
