@@ -138,8 +138,8 @@ impl WalStreaming {
     /// Streams until the end is known and reached, or the backup has failed. What fails is told, too.
     pub(super) fn run(mut self, signals: &Signals<'_>, reporter: &dyn Reporter) -> Result<()> {
         let outcome = match self.place.clone() {
-            WalPlace::Plain(directory) => self.into_directory(&directory.join("pg_wal"), signals, reporter),
-            WalPlace::Tar(directory, codec) => self.into_archive(&directory, codec, signals),
+            WalPlace::Plain(directory) => self.write_directory(&directory.join("pg_wal"), signals, reporter),
+            WalPlace::Tar(directory, codec) => self.write_archive(&directory, codec, signals),
         };
         if let Err(error) = &outcome
             && !signals.given_up.load(Ordering::Relaxed)
@@ -150,7 +150,7 @@ impl WalStreaming {
         outcome
     }
 
-    fn into_directory(
+    fn write_directory(
         &mut self,
         directory: &Path,
         signals: &Signals<'_>,
@@ -168,7 +168,7 @@ impl WalStreaming {
         self.stream(&mut DirectorySink::new(directory, options, reporter), signals)
     }
 
-    fn into_archive(&mut self, directory: &Path, codec: Codec, signals: &Signals<'_>) -> Result<()> {
+    fn write_archive(&mut self, directory: &Path, codec: Codec, signals: &Signals<'_>) -> Result<()> {
         let suffix = crate::wal_receive::directory::suffix_of(codec.compression);
         let path = directory.join(format!("pg_wal.tar{suffix}"));
         let file = create_new(&path, self.modes.file)?;
