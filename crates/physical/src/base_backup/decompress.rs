@@ -1,6 +1,7 @@
 //! An archive that the server compressed, decompressed for the sink that wants to look into it.
 //!
-//! Decoders read where they are, so each archive has a thread; between it and the connection are at most [`WAITING`] pieces.
+//! Decoders pull, connections push, so each archive has a thread; between it and the connection are at most [`WAITING`]
+//! pieces.
 
 use std::io::{self, BufReader, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -20,7 +21,8 @@ const BUFFER: usize = 128 << 10;
 /// Hands compressed bytes to a thread that has the sink for the plain ones.
 pub(super) struct Decompressing {
     name: String,
-    pieces: SyncSender<Vec<u8>>,
+    /// A piece, or none for the end: an archive that is given up must not pass for one that ended.
+    pieces: SyncSender<Option<Vec<u8>>>,
     /// None once its outcome was asked for.
     thread: Option<JoinHandle<Result<()>>>,
 }
@@ -41,24 +43,36 @@ impl Decompressing {
         Ok(Decompressing { name, pieces, thread: Some(thread) })
     }
 
-    fn outcome(thread: Option<JoinHandle<Result<()>>>) -> Result<()> {
+    fn outcome(&mut self) -> Result<()> {
+        let thread = self.thread.take();
         thread.map_or_else(|| Err(lost()), |thread| thread.join().unwrap_or_else(|_| Err(lost())))
+    }
+}
+
+/// What is given up writes nothing any more when this is gone: the directory can be removed.
+impl Drop for Decompressing {
+    fn drop(&mut self) {
+        // Without a sender there is an end.
+        self.pieces = sync_channel(0).0;
+        if self.thread.is_some() {
+            drop(self.outcome());
+        }
     }
 }
 
 impl ArchiveSink for Decompressing {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.pieces.send(bytes.to_vec()).is_ok() {
+        if self.pieces.send(Some(bytes.to_vec())).is_ok() {
             return Ok(());
         }
         // The thread has ended, and knows why.
-        Decompressing::outcome(self.thread.take()).and_then(|()| Err(lost()))
+        self.outcome().and_then(|()| Err(lost()))
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
-        let Decompressing { pieces, thread, .. } = *self;
-        drop(pieces);
-        Decompressing::outcome(thread)
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        // Nobody takes it where the thread has failed.
+        drop(self.pieces.send(None));
+        self.outcome()
     }
 
     fn file(&self) -> String {
@@ -72,7 +86,7 @@ fn lost() -> ToolError {
 
 fn decompress(
     name: &str,
-    arriving: Receiver<Vec<u8>>,
+    arriving: Receiver<Option<Vec<u8>>>,
     compression: Compression,
     mut sink: Box<dyn ArchiveSink>,
 ) -> Result<()> {
@@ -95,7 +109,7 @@ fn decompress(
 
 /// What comes over a channel, as a reader.
 struct Arriving {
-    pieces: Receiver<Vec<u8>>,
+    pieces: Receiver<Option<Vec<u8>>>,
     piece: Vec<u8>,
     taken: usize,
 }
@@ -104,9 +118,10 @@ impl Read for Arriving {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.taken >= self.piece.len() {
             match self.pieces.recv() {
-                Ok(piece) => (self.piece, self.taken) = (piece, 0),
+                Ok(Some(piece)) => (self.piece, self.taken) = (piece, 0),
                 // No more comes.
-                Err(_) => return Ok(0),
+                Ok(None) => return Ok(0),
+                Err(_) => return Err(io::Error::other("the backup was given up")),
             }
         }
         let mut rest = self.piece.get(self.taken..).unwrap_or_default();
@@ -166,6 +181,14 @@ mod tests {
             let (outcome, all) = run(&plain, compression, 5);
             assert!(outcome.unwrap_err().message.contains("could not decompress"), "{compression:?}");
             assert_ne!(all.last(), Some(&b'!'), "not finished");
+            // Given up where the stream is at its end: it is not finished either.
+            let collected = Collected::default();
+            let compressed = ParallelCompressor::new(Vec::new(), Codec::of(compression), 1).unwrap().finish();
+            let sink = Box::new(collected.clone());
+            let mut abandoned = Decompressing::start("x".into(), compression, sink).unwrap();
+            abandoned.write(&compressed.unwrap()).unwrap();
+            drop(abandoned);
+            assert!(collected.0.lock().unwrap().is_empty());
             let (outcome, _) = run(&vec![7; 4 << 20], compression, 0);
             assert_eq!(outcome.unwrap_err().message, "full");
         }

@@ -78,6 +78,8 @@ impl Receiving<'_> {
         let late = Arc::new(Mutex::new(Vec::new()));
         let mut archive: Option<Box<dyn ArchiveSink>> = None;
         let mut manifest = ManifestSink::Nowhere;
+        let mut archives = 0;
+        let mut has_come = false;
         loop {
             tell_notices(&mut backup.take_notices(), self.observer);
             let event = match backup.next() {
@@ -95,6 +97,7 @@ impl Receiving<'_> {
                         progress.tablespaces_done += 1;
                     }
                     archive = self.open(&name, tablespace, &late)?;
+                    archives += 1;
                 }
                 BaseBackupEvent::Data(bytes) => {
                     if self.is_old_server {
@@ -112,9 +115,20 @@ impl Receiving<'_> {
                     progress.file = archive.as_ref().map(|archive| archive.file());
                     self.observer.progress(&progress);
                 }
-                BaseBackupEvent::NewManifest => manifest = self.open_manifest(&late)?,
+                BaseBackupEvent::NewManifest => {
+                    manifest = self.open_manifest(&late)?;
+                    has_come = true;
+                }
                 BaseBackupEvent::Manifest(bytes) => manifest.write(bytes)?,
             }
+        }
+        if archives != progress.tablespaces || has_come != self.has_manifest {
+            return Err(ToolError::new(format!(
+                "server sent {archives} archives and {} manifest where {} and {} were due",
+                if has_come { "a" } else { "no" },
+                progress.tablespaces,
+                if self.has_manifest { "one" } else { "none" }
+            )));
         }
         manifest.finish()?;
         // After the manifest, which may be a member.

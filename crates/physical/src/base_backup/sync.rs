@@ -15,7 +15,10 @@ pub(super) fn sync_tree(root: &Path, method: SyncMethod) -> Result<()> {
             sync_below(root)?;
             // The name of the directory itself.
             match root.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => sync_path(parent),
+                // Where we may not read, we did not make the name either.
+                Some(parent) if !parent.as_os_str().is_empty() && File::open(parent).is_ok() => {
+                    sync_path(parent)
+                }
                 _ => Ok(()),
             }
         }
@@ -48,10 +51,12 @@ fn sync_below(directory: &Path) -> Result<()> {
 
 /// Flushes a file or a directory.
 pub(super) fn sync_path(path: &Path) -> Result<()> {
-    File::open(path)
-        .map_err(|error| failed("open file", path, &error))?
-        .sync_all()
-        .map_err(|error| failed("fsync file", path, &error))
+    let file = File::open(path).map_err(|error| failed("open file", path, &error))?;
+    match file.sync_all() {
+        // Some file systems cannot flush directories, and need not.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput && path.is_dir() => Ok(()),
+        outcome => outcome.map_err(|error| failed("fsync file", path, &error)),
+    }
 }
 
 fn failed(what: &str, path: &Path, error: &io::Error) -> ToolError {

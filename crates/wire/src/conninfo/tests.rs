@@ -22,7 +22,7 @@ fn what_a_standby_connects_with_has_the_password_and_a_port() {
     let text = info.unwrap().primary_conninfo(Some("db1"));
     assert_eq!(text, r"user='a b' password='x\'y\\z' host='/run' port=5433 dbname=db1");
     let info = ConnInfo::resolve(Some("user=me host=a,b"), &Environment::from_iter([("X", "")], None));
-    assert_eq!(info.unwrap().primary_conninfo(None), "user=me host='a,b' port=5432,5432");
+    assert_eq!(info.unwrap().primary_conninfo(None), "user=me host='a,b' port='5432,5432'");
 }
 
 #[test]
