@@ -95,7 +95,8 @@ fn every_major_is_copied_as_archives() {
 
 #[test]
 fn the_commands_of_users_work_as_they_are_written() {
-    let cluster = Cluster::builder(18).start();
+    // No -c fast: the checkpoints are not to take their time.
+    let cluster = Cluster::builder(18).conf("checkpoint_completion_target", "0").start();
     fill(&cluster);
     let place = tempfile::tempdir().unwrap();
     let shell = |line: &str| {
