@@ -82,8 +82,7 @@ mod tests {
             let mut hasher = Hasher::new(algorithm);
             hasher.update(b"12345");
             hasher.update(b"6789");
-            let hex: String =
-                hasher.finish().bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex: String = hasher.finish().bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(hex, expected);
         }
         for algorithm in [ChecksumAlgorithm::Sha256, ChecksumAlgorithm::Sha384, ChecksumAlgorithm::Sha512] {

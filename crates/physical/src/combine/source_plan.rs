@@ -69,7 +69,9 @@ impl SourcePlan {
                 }
             };
             match contents {
-                Layer::Whole { blocks } => (0..*blocks).take(cap as usize).for_each(|block| take(block, block)),
+                Layer::Whole { blocks } => {
+                    (0..*blocks).take(cap as usize).for_each(|block| take(block, block))
+                }
                 Layer::Incremental(header) => {
                     header.blocks.iter().zip(0..).for_each(|(block, index)| take(*block, index));
                     cap = cap.min(header.truncation_block_length);
@@ -164,7 +166,8 @@ mod tests {
         assert!(!plan.is_copy_of(2, 5), "the file is longer");
         assert!(!plan.is_copy_of(1, 4));
         assert!(SourcePlan::new(&[incremental(0, &[]), Layer::Whole { blocks: 0 }]).is_copy_of(1, 0));
-        let shorter = SourcePlan::new(&[incremental(4, &[]), incremental(2, &[]), Layer::Whole { blocks: 4 }]);
+        let shorter =
+            SourcePlan::new(&[incremental(4, &[]), incremental(2, &[]), Layer::Whole { blocks: 4 }]);
         assert!(!shorter.is_copy_of(2, 4), "the file was cut in between");
     }
 
