@@ -230,7 +230,7 @@ impl Unpacking {
                 if let Some(slash) = path.iter().rposition(|byte| *byte == b'/') {
                     self.make_directory(path.get(..slash).unwrap_or_default())?;
                 }
-                let mode = if self.unpacked.is_group_readable { 0o640 } else { 0o600 };
+                let mode = if entry.mode & 0o040 != 0 { 0o640 } else { 0o600 };
                 let path = self.unpacked.directory.join(OsStr::from_bytes(&path));
                 let file = create(&path, mode)?;
                 Ok(Some((path, BufWriter::with_capacity(256 << 10, file))))
