@@ -9,10 +9,12 @@ mod getopt;
 mod message;
 mod password;
 mod pg_basebackup;
+mod pg_combinebackup;
 mod pg_dump;
 mod pg_dumpall;
 mod pg_receivewal;
 mod pg_restore;
+mod pg_verifybackup;
 mod program;
 mod values;
 
@@ -40,6 +42,12 @@ const FRONTS: &[Front] = &[
         check: pg_basebackup::check,
     },
     Front {
+        name: "pg_combinebackup",
+        run: pg_combinebackup::run,
+        #[cfg(test)]
+        check: pg_combinebackup::check,
+    },
+    Front {
         name: "pg_dump",
         run: pg_dump::run,
         #[cfg(test)]
@@ -62,6 +70,12 @@ const FRONTS: &[Front] = &[
         run: pg_restore::run,
         #[cfg(test)]
         check: pg_restore::check,
+    },
+    Front {
+        name: "pg_verifybackup",
+        run: pg_verifybackup::run,
+        #[cfg(test)]
+        check: pg_verifybackup::check,
     },
 ];
 
