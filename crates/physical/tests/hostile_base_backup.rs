@@ -128,7 +128,7 @@ fn serve(directory: &Path, script: &Script) -> std::thread::JoinHandle<()> {
         stream.read_exact(&mut rest).unwrap();
         let greeting = [
             message(b'R', &[0; 4]),
-            message(b'S', b"server_version\018.6\0"),
+            message(b'S', b"server_version\x0018.6\0"),
             message(b'K', &[0; 8]),
             message(b'Z', b"I"),
         ];
