@@ -44,6 +44,7 @@ mod stanza;
 mod store;
 mod wal_archive;
 mod wal_object;
+mod wal_tail;
 
 pub use backup_id::{BackupId, ParseBackupIdError};
 pub use backup_reader::{BackupReader, BlockMap, Files};
@@ -82,3 +83,4 @@ pub use stanza::{BackupListing, ClusterRecord, Stanza};
 pub use store::{ObjectInfo, PART_SIZE, Store, Upload};
 pub use wal_archive::{PutWal, WalArchive};
 pub use wal_object::{WalFacts, WalFile, WalHeader, WalKind, WalObject};
+pub use wal_tail::WalTail;
