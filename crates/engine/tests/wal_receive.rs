@@ -29,11 +29,12 @@ fn the_beginning_of_the_open_segment_is_restored_from_the_repository_alone() {
         site.backup(&cluster, &["--source", "stream"]);
         cluster.sql("CREATE TABLE t (n int); INSERT INTO t VALUES (1)");
         cluster.switch_wal();
+        let before = cluster.current_lsn();
         cluster.sql("INSERT INTO t VALUES (2)");
         let position = cluster.current_lsn();
         wait_until("a tail in the repository", LIMIT, || lsn(&window_end(&site)) >= lsn(&position));
-        // A position and a time in it can be targets.
-        let target = RecoveryTarget::Lsn(pgkeep_format::Lsn(lsn(&position) - 32));
+        // A position in it can be a target.
+        let target = RecoveryTarget::Lsn(before.parse().unwrap());
         let restored = site.bring_back(major, &site.request(target));
         assert_eq!(restored.sql("SELECT count(*) >= 1 FROM t"), "t", "{major}");
         cluster.crash();
@@ -143,7 +144,6 @@ fn a_failover_is_followed_onto_the_new_timeline() {
 fn lose_slot(site: &Site, major: u32) -> Cluster {
     let cluster = Cluster::builder(major)
         .wal_segment_mib(1)
-        .conf("max_slot_wal_keep_size", "1MB")
         .conf("max_wal_size", "2MB")
         .conf("min_wal_size", "2MB")
         .start();
@@ -154,6 +154,7 @@ fn lose_slot(site: &Site, major: u32) -> Cluster {
     let before = cluster.switch_wal();
     site.wait_for_segment(&before);
     receiver.kill();
+    cluster.alter_system("max_slot_wal_keep_size", "1MB");
     for _ in 0..8 {
         cluster.sql("INSERT INTO t SELECT g FROM generate_series(1, 3000) AS g");
         cluster.switch_wal();

@@ -24,7 +24,7 @@ impl Receiver {
     pub fn start(site: &Site, conninfo: &str, arguments: &[&str]) -> Receiver {
         let spool = spool(site);
         if !spool.exists() {
-            site.scratch.create_dir("receive-spool", 0o700);
+            drop(site.scratch.create_dir("receive-spool", 0o700));
         }
         let mut all = vec!["wal", "receive", "--json", "-d", conninfo, "--create-slot"];
         let spool = spool.display().to_string();
