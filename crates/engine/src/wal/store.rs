@@ -241,6 +241,9 @@ pub fn wal_tail_object<'a>(
     })
 }
 
+/// The least that a summary is made of: a page.
+const PAGE: usize = 8192;
+
 /// Stores the beginning of a segment that is not whole yet. How much of it is WAL, and whether it is that segment, is
 /// found out first.
 ///
@@ -254,7 +257,9 @@ pub(crate) fn put_tail(
     compression: Compression,
 ) -> Result<WalTail> {
     let name = WalFileName::Partial(segment);
-    let Inspected::Wal(summary) = inspect(name, bytes, expected_cluster(record)?)? else {
+    // A page that is not full yet is read as one whose rest is empty.
+    let padded = [bytes, &vec![0; PAGE.saturating_sub(bytes.len())]].concat();
+    let Inspected::Wal(summary) = inspect(name, &padded, expected_cluster(record)?)? else {
         return Err(Error::new(ErrorKind::Internal, "a WAL segment was taken for text")
             .hint("this is a defect of pgkeep: report it"));
     };

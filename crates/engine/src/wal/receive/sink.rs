@@ -53,9 +53,10 @@ impl WalSink for SpoolSink<'_> {
     }
 
     fn begin(&mut self, segment: WalSegmentName) -> Result<()> {
+        // Before there is a file, so that the uploader never takes it for one that was left.
+        self.shared.began(segment);
         let file = self.spool.open_partial(segment)?;
         self.open = Some((segment, file));
-        self.shared.began(segment);
         Ok(())
     }
 

@@ -23,8 +23,6 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(200);
 /// The header of a segment's first page: without more there is no WAL.
 const HEADER: usize = 40;
-/// A tail has a whole page at least, which is filled up with zeros.
-const PAGE: usize = 8192;
 
 /// What the stream and the uploader tell each other.
 #[derive(Debug, Default)]
@@ -50,6 +48,12 @@ impl Shared {
     /// A segment is being received; others that are unfinished are left for good.
     pub(super) fn began(&self, segment: WalSegmentName) {
         self.state().open = Some(segment);
+    }
+
+    /// Does something that must not happen to the segment that is being received.
+    fn unless_open(&self, segment: WalSegmentName, act: impl FnOnce() -> Result<()>) -> Result<()> {
+        let state = self.state();
+        if state.open == Some(segment) { Ok(()) } else { act() }
     }
 
     /// A segment is whole.
@@ -176,12 +180,10 @@ impl Uploader<'_> {
         with_tails: bool,
         is_swept: &mut bool,
     ) -> Result<()> {
-        let open = {
-            let mut state = self.shared.state();
-            state.has_whole = false;
-            state.open
-        };
+        self.shared.state().has_whole = false;
         let contents = self.spool.contents()?;
+        // Asked after the look, and told before a file is made: a file that was seen is the open one, or left.
+        let open = self.shared.state().open;
         for segment in contents.whole {
             let bytes = self.spool.read_whole(segment)?;
             put_segment(&self.archive, &self.record, segment, &bytes, self.compression)?;
@@ -199,37 +201,41 @@ impl Uploader<'_> {
         }
         for (segment, length) in contents.partial {
             let is_left = open.is_some_and(|open| open != segment);
-            if with_tails || is_left {
-                self.store_tail(segment, length, done, last_tail)?;
+            if !with_tails && !is_left {
+                continue;
             }
-            if is_left {
-                self.spool.remove_partial(segment)?;
+            let length = if is_left { self.archive.segment_size().bytes() } else { length };
+            let holds_nothing_else = self.store_tail(segment, length, done, last_tail)?;
+            if is_left && holds_nothing_else {
+                self.shared.unless_open(segment, || self.spool.remove_partial(segment))?;
             }
         }
         Ok(())
     }
 
+    /// Whether all of it that counts is stored now.
     fn store_tail(
         &self,
         segment: WalSegmentName,
         length: u64,
         done: &mut Uploaded,
         last_tail: &mut Option<WalTail>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let is_stored =
             last_tail.is_some_and(|tail| tail.segment == segment && u64::from(tail.length) >= length);
         if is_stored {
-            return Ok(());
+            return Ok(true);
         }
-        let Some(mut bytes) = self.spool.read_partial(segment, length)? else { return Ok(()) };
+        // Renamed meanwhile: it is whole, and stored as such.
+        let Some(bytes) = self.spool.read_partial(segment, length)? else { return Ok(false) };
         if bytes.len() <= HEADER {
-            return Ok(());
+            return Ok(true);
         }
-        bytes.resize(bytes.len().max(PAGE), 0);
         let stored = put_tail(&self.archive, &self.record, segment, &bytes, self.compression)?;
         done.tails += 1;
         let shorter = last_tail.replace(stored).filter(|tail| tail.segment == segment && *tail != stored);
-        shorter.map_or(Ok(()), |tail| self.remove_tail(tail))
+        shorter.map_or(Ok(()), |tail| self.remove_tail(tail))?;
+        Ok(true)
     }
 
     /// A tail that a better object made superfluous. Where removing is not allowed, `expire` does it, or nobody.
