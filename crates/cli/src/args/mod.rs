@@ -95,7 +95,7 @@ pub(crate) enum Verb {
     Restore(restore::RestoreArgs),
     /// Load a dump into a database: all of it or chosen tables, under other names, resumable
     Load(Box<load::LoadArgs>),
-    /// Store and fetch WAL, for archive_command and restore_command
+    /// Store, fetch and receive WAL
     Wal(wal::WalArgs),
     /// List the backups and dumps, the windows that can be recovered, and the gaps
     List(show::ListArgs),

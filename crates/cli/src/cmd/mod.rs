@@ -12,6 +12,7 @@ mod restore;
 mod tell;
 mod verify;
 mod wal;
+mod wal_receive;
 
 use pgkeep_engine::{Location, Result};
 
@@ -87,6 +88,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Verb::Wal(args) => match args.verb {
             WalVerb::Push(args) => wal::push(&Context::new(global, args.flags())?, args),
             WalVerb::Get(args) => wal::get(&Context::new(global, args.flags())?, args),
+            WalVerb::Receive(args) => wal_receive::receive(&Context::new(global, args.flags())?, &args),
         },
         Verb::List(_) => tell::list(&Context::new(global, Vec::new())?),
         Verb::Show(args) => tell::show(&Context::new(global, Vec::new())?, &args),

@@ -13,6 +13,7 @@ pub(crate) mod quantity;
 pub(crate) mod style;
 pub(crate) mod text;
 pub(crate) mod verify;
+pub(crate) mod wal;
 
 use std::io::{self, Write};
 

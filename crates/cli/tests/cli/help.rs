@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::support::Place;
 
 /// Every verb, in the order of the reference.
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 22] = [
     "",
     "init",
     "backup",
@@ -17,6 +17,7 @@ const VERBS: [&str; 21] = [
     "wal",
     "wal push",
     "wal get",
+    "wal receive",
     "list",
     "show",
     "check",
