@@ -8,7 +8,7 @@ mod absence;
 mod delivery;
 pub mod get;
 pub mod push;
-mod segment;
+pub(crate) mod segment;
 pub mod spool;
 pub mod store;
 
