@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use pgkeep_format::pg_manifest::{ManifestChecksum, PgManifest};
+use pgkeep_format::pg_manifest::{ManifestChecksum, ManifestFile, PgManifest};
 use pgkeep_format::tar::{TarEntry, TarEntryKind};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -42,10 +42,12 @@ impl Proof {
     /// Nothing was read yet.
     pub fn new(manifest: Option<PgManifest>) -> Proof {
         let listed = manifest.map(|manifest| {
-            let entry = |file: pgkeep_format::pg_manifest::ManifestFile| {
+            let entry = |file: ManifestFile| {
                 (file.path, Listed { size: file.size, checksum: file.checksum, seen: false })
             };
-            manifest.files.into_iter().map(entry).collect()
+            // With `-X fetch` the archiver's notes are listed, though not the segments that they are about.
+            let files = manifest.files.into_iter().filter(|file| !file.path.starts_with(b"pg_wal/"));
+            files.map(entry).collect()
         });
         Proof { listed, seen: std::collections::HashSet::new(), open: None }
     }
