@@ -1,4 +1,4 @@
-//! `cargo xtask tap`: PostgreSQL's own tests of pg_dump, with pgkeep in the place of the programs.
+//! `cargo xtask tap`: PostgreSQL's own tests of its programs for dumps and backups, with pgkeep in their place.
 //!
 //! The scripts come from the Debian source package by apt, the servers are those of every other test. Nothing of either is
 //! part of this repository. Strict: a script that dies counts every check that it did not reach as failed, and the
@@ -48,17 +48,23 @@ pub(crate) struct Options {
     /// Run PostgreSQL's own programs, and note what they pass as what is to be reached
     #[arg(long, conflicts_with = "lenient")]
     stock: bool,
-    /// Source of PostgreSQL 18 that is here already (a tar archive), instead of asking apt
+    /// Source of PostgreSQL that is here already (a tar archive), instead of asking apt
     #[arg(long, value_name = "FILE")]
     source: Option<PathBuf>,
+    /// Whose scripts and server
+    #[arg(long, default_value_t = 18, value_parser = clap::value_parser!(u32).range(17..=18))]
+    major: u32,
+    /// In servers of the tests, `pgkeep wal push` and `wal get` archive and fetch WAL instead of `cp`
+    #[arg(long, conflicts_with = "stock")]
+    archive: bool,
 }
 
 /// Runs the scripts and prints what they say.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     servers::ensure()?;
-    let source = Source::ensure(options.source.as_deref())?;
+    let source = Source::ensure(options.major, options.source.as_deref())?;
     let scripts = source.scripts(&options.wanted)?;
-    if let Some(warning) = source.warning(&server_version()?) {
+    if let Some(warning) = source.warning(&server_version(options.major)?) {
         eprintln!("{warning}");
     }
     let run = Run::begin()?;
@@ -82,11 +88,15 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         run.clear_logs()?;
     }
     build()?;
-    let ours = run.installation(&source, Some(&pgkeep_binary()))?;
+    let mut ours = run.installation(&source, Some(&pgkeep_binary()))?;
+    if options.archive {
+        ours.archive_with(&pgkeep_binary(), &source)?;
+    }
     println!(
-        "== scripts of PostgreSQL {}, pgkeep in the place of {}{}",
+        "== scripts of PostgreSQL {}, pgkeep in the place of {}{}{}",
         source.version,
         ours.swapped.join(", "),
+        if options.archive { " and of `cp`" } else { "" },
         if options.lenient { "; lenient, not the real bar" } else { "" }
     );
     let all: Vec<&Script> = scripts.iter().collect();
@@ -96,8 +106,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// The version of the server that the scripts run against, such as 18.6.
-fn server_version() -> Result<String, Failure> {
-    let postgres = server_installation(18).program("postgres");
+fn server_version(major: u32) -> Result<String, Failure> {
+    let postgres = server_installation(major).program("postgres");
     let output = Command::new(&postgres).arg("--version").output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.split_whitespace().nth(2).filter(|_| output.status.success());

@@ -5,11 +5,17 @@
 //! ([`SyntheticManifest`]).
 //!
 //! JSON whose last line holds the SHA-256 of every byte before that line. This crate computes no SHA-256: callers pass
-//! the function, so that a manifest is never read unchecked.
+//! the function, so that a manifest is never read unchecked. [`ManifestReader`] reads piece by piece; [`PgManifest`] is
+//! all of one.
+
+mod json;
+mod reader;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Lsn, TimelineId, relative_path};
+use crate::{Lsn, TimelineId};
+
+pub use reader::{ManifestItem, ManifestReader};
 
 /// Longer manifests are refused: 2 GiB list some ten million files.
 pub const MAX_MANIFEST_LENGTH: usize = 2 << 30;
@@ -97,9 +103,10 @@ pub trait Sha256 {
     fn finish(self) -> [u8; 32];
 }
 
-/// Writes the manifest of a backup that no server made, for `UPLOAD_MANIFEST` (17 and later).
+/// Writes the manifest of a backup that no server made, file by file: of one put together from others, or for
+/// `UPLOAD_MANIFEST` (17 and later).
 ///
-/// A server reads from it which files the parent backup has (it sends others whole), of which cluster it is, and from where
+/// A server reads from an uploaded one which files the parent backup has (it sends others whole), of which cluster it is, and from where
 /// on it must know what changed; sizes, times and checksums of files do not count. See `backup/basebackup_incremental.c`.
 ///
 /// Every call appends to `out`, which the caller sends and empties as he likes: no more than one file is in memory.
@@ -122,9 +129,14 @@ impl<H: Sha256> SyntheticManifest<H> {
 
     /// Adds a file that the parent backup has, by its path relative to the data directory, `pg_tblspc/<oid>/…` included.
     pub fn file(&mut self, path: &[u8], out: &mut Vec<u8>) {
+        self.entry(&ManifestFile { path: path.to_vec(), size: 0, last_modified: None, checksum: None }, out);
+    }
+
+    /// Adds a file with all that is known of it.
+    pub fn entry(&mut self, file: &ManifestFile, out: &mut Vec<u8>) {
         let mut text = String::from(if self.is_first { "\n" } else { ",\n" });
         self.is_first = false;
-        ManifestFile { path: path.to_vec(), size: 0, last_modified: None, checksum: None }.write(&mut text);
+        file.write(&mut text);
         self.put(&text, out);
     }
 
@@ -159,80 +171,59 @@ fn checksum_line(digest: [u8; 32]) -> String {
     format!("\"Manifest-Checksum\": \"{}\"}}\n", to_hex(&digest))
 }
 
-/// Why a `backup_manifest` could not be read.
-#[derive(Debug, thiserror::Error)]
+/// Why a `backup_manifest` could not be read, in PostgreSQL's words where it has some.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PgManifestError {
-    /// Longer than [`MAX_MANIFEST_LENGTH`].
-    #[error("backup_manifest has {length} bytes, more than pgkeep reads")]
+    /// Longer than [`MAX_MANIFEST_LENGTH`], or with lines that are too long.
+    #[error("backup manifest is too long: {length} bytes or more")]
     TooLong {
-        /// Its length.
+        /// Its length, as far as it was read.
         length: usize,
     },
-    /// It does not end in a line with its checksum: cut off, or never finished.
-    #[error("backup_manifest does not end with its checksum")]
-    NoChecksum,
     /// The bytes are not those that the server wrote.
-    #[error("the checksum of backup_manifest does not match its contents")]
+    #[error("manifest checksum mismatch")]
     BadChecksum,
-    /// The JSON is not a manifest's.
-    #[error("backup_manifest is malformed")]
-    Malformed(#[source] serde_json::Error),
-    /// A version that is not known.
-    #[error("backup_manifest has version {version}, and pgkeep knows 1 and 2")]
-    UnknownVersion {
-        /// Which.
-        version: u32,
+    /// Its checksum is no SHA-256.
+    #[error("invalid manifest checksum: \"{checksum}\"")]
+    InvalidChecksum {
+        /// What there is instead.
+        checksum: String,
     },
+    /// The JSON is not a manifest's, or the bytes are no JSON.
+    #[error("could not parse backup manifest: {0}")]
+    Malformed(String),
     /// Version 2 without a system identifier, or version 1 with one.
-    #[error("backup_manifest of version {version} with a system identifier missing or out of place")]
+    #[error("backup manifest of version {version} with a system identifier missing or out of place")]
     SystemIdentifier {
         /// Which version.
         version: u32,
     },
-    /// A path that is not plain and relative, or none, or two.
-    #[error("backup_manifest lists the unsafe or malformed path `{path}`")]
+    /// A path that is not plain and relative.
+    #[error("could not parse backup manifest: unsafe path name \"{path}\"")]
     BadPath {
         /// The path, with unprintable bytes escaped.
         path: String,
     },
-    /// A file's checksum that has not the length of its algorithm, or lacks one.
-    #[error("backup_manifest has a malformed checksum for `{path}`")]
+    /// A checksum computed nobody knows how.
+    #[error("unrecognized checksum algorithm: \"{name}\"")]
+    UnknownAlgorithm {
+        /// How it is called.
+        name: String,
+    },
+    /// A file's checksum that is not in hexadecimal digits.
+    #[error("invalid checksum for file \"{path}\": \"{checksum}\"")]
+    InvalidFileChecksum {
+        /// Of which file.
+        path: String,
+        /// What there is instead.
+        checksum: String,
+    },
+    /// A file's checksum that has not the length of its algorithm.
+    #[error("backup manifest has a malformed checksum for \"{path}\"")]
     BadFileChecksum {
         /// Of which file.
         path: String,
     },
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawManifest {
-    #[serde(rename = "PostgreSQL-Backup-Manifest-Version")]
-    version: u32,
-    #[serde(rename = "System-Identifier")]
-    system_identifier: Option<u64>,
-    #[serde(rename = "Files")]
-    files: Vec<RawFile>,
-    #[serde(rename = "WAL-Ranges")]
-    wal_ranges: Vec<ManifestWalRange>,
-    #[serde(rename = "Manifest-Checksum")]
-    checksum: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawFile {
-    #[serde(rename = "Path")]
-    path: Option<String>,
-    #[serde(rename = "Encoded-Path")]
-    encoded_path: Option<String>,
-    #[serde(rename = "Size")]
-    size: u64,
-    #[serde(rename = "Last-Modified")]
-    last_modified: Option<String>,
-    #[serde(rename = "Checksum-Algorithm")]
-    algorithm: Option<ChecksumAlgorithm>,
-    #[serde(rename = "Checksum")]
-    checksum: Option<String>,
 }
 
 impl ChecksumAlgorithm {
@@ -246,6 +237,15 @@ impl ChecksumAlgorithm {
             ChecksumAlgorithm::Sha384 => 48,
             ChecksumAlgorithm::Sha512 => 64,
         }
+    }
+
+    /// The algorithm of that name, in any case of letters; none where PostgreSQL knows none.
+    #[must_use]
+    pub fn from_name(name: &[u8]) -> Option<ChecksumAlgorithm> {
+        use ChecksumAlgorithm as A;
+        [A::Crc32c, A::Sha224, A::Sha256, A::Sha384, A::Sha512]
+            .into_iter()
+            .find(|algorithm| name.eq_ignore_ascii_case(algorithm.name().as_bytes()))
     }
 
     /// The name in a manifest, and in the option of `BASE_BACKUP`.
@@ -270,24 +270,24 @@ impl PgManifest {
         bytes: &[u8],
         sha256: impl FnOnce(&[u8]) -> [u8; 32],
     ) -> Result<PgManifest, PgManifestError> {
-        if bytes.len() > MAX_MANIFEST_LENGTH {
-            return Err(PgManifestError::TooLong { length: bytes.len() });
-        }
-        let covered = covered_by_checksum(bytes).ok_or(PgManifestError::NoChecksum)?;
-        let raw: RawManifest = serde_json::from_slice(bytes).map_err(PgManifestError::Malformed)?;
-        if from_hex(&raw.checksum).as_deref() != Some(&sha256(covered)[..]) {
-            return Err(PgManifestError::BadChecksum);
-        }
-        let version = raw.version;
-        if !matches!(version, 1 | 2) {
-            return Err(PgManifestError::UnknownVersion { version });
-        }
-        if raw.system_identifier.is_some() != (version == 2) {
+        let (mut version, mut system_identifier) = (0, None);
+        let (mut files, mut wal_ranges) = (Vec::new(), Vec::new());
+        let take = &mut |item| {
+            match item {
+                ManifestItem::Version(found) => version = found,
+                ManifestItem::SystemIdentifier(found) => system_identifier = Some(found),
+                ManifestItem::File(file) => files.push(file.checked()?),
+                ManifestItem::WalRange(range) => wal_ranges.push(range),
+            }
+            Ok::<(), PgManifestError>(())
+        };
+        let mut reader = ManifestReader::new(PrefixDigest { bytes, length: 0, sha256 });
+        reader.feed(bytes, take)?;
+        reader.finish(take)?;
+        if system_identifier.is_some() != (version == 2) {
             return Err(PgManifestError::SystemIdentifier { version });
         }
-        let files = raw.files.into_iter().map(ManifestFile::from_raw).collect::<Result<_, _>>()?;
-        let system_identifier = raw.system_identifier;
-        Ok(PgManifest { version, system_identifier, files, wal_ranges: raw.wal_ranges })
+        Ok(PgManifest { version, system_identifier, files, wal_ranges })
     }
 
     /// The bytes of the manifest, as a server of that version writes them.
@@ -311,29 +311,14 @@ impl PgManifest {
 }
 
 impl ManifestFile {
-    fn from_raw(raw: RawFile) -> Result<ManifestFile, PgManifestError> {
-        let shown = || raw.path.clone().or(raw.encoded_path.clone()).unwrap_or_default();
-        let path = match (&raw.path, &raw.encoded_path) {
-            (Some(path), None) => Some(path.clone().into_bytes()),
-            (None, Some(hex)) => from_hex(hex),
-            _ => None,
-        };
-        let path = path
-            .filter(|path| path != b"." && relative_path::normalize(path).as_deref() == Some(path))
-            .ok_or_else(|| PgManifestError::BadPath { path: shown() })?;
-        let bad_checksum = || PgManifestError::BadFileChecksum { path: shown() };
-        let checksum = match (raw.algorithm, &raw.checksum) {
-            (None, None) => None,
-            (Some(algorithm), Some(hex)) => {
-                let bytes = from_hex(hex).ok_or_else(bad_checksum)?;
-                if bytes.len() != algorithm.checksum_length() {
-                    return Err(bad_checksum());
-                }
-                Some(ManifestChecksum { algorithm, bytes })
+    /// The file, if its checksum is as long as its algorithm makes it.
+    fn checked(self) -> Result<ManifestFile, PgManifestError> {
+        match &self.checksum {
+            Some(checksum) if checksum.bytes.len() != checksum.algorithm.checksum_length() => {
+                Err(PgManifestError::BadFileChecksum { path: self.path.escape_ascii().to_string() })
             }
-            _ => return Err(bad_checksum()),
-        };
-        Ok(ManifestFile { path, size: raw.size, last_modified: raw.last_modified, checksum })
+            _ => Ok(self),
+        }
     }
 
     fn write(&self, text: &mut String) {
@@ -356,12 +341,21 @@ impl ManifestFile {
     }
 }
 
-/// Everything before the last line, which must be the one with the checksum.
-fn covered_by_checksum(bytes: &[u8]) -> Option<&[u8]> {
-    let before_end = bytes.strip_suffix(b"\n")?;
-    let last_line = before_end.iter().rposition(|byte| *byte == b'\n')? + 1;
-    before_end.get(last_line..)?.starts_with(b"\"Manifest-Checksum\"").then_some(())?;
-    bytes.get(..last_line)
+/// Digests the beginning of bytes that are at hand, with a function that wants them at once.
+struct PrefixDigest<'a, F> {
+    bytes: &'a [u8],
+    length: usize,
+    sha256: F,
+}
+
+impl<F: FnOnce(&[u8]) -> [u8; 32]> Sha256 for PrefixDigest<'_, F> {
+    fn update(&mut self, bytes: &[u8]) {
+        self.length = self.length.saturating_add(bytes.len());
+    }
+
+    fn finish(self) -> [u8; 32] {
+        (self.sha256)(self.bytes.get(..self.length).unwrap_or_default())
+    }
 }
 
 fn to_hex(bytes: &[u8]) -> String {
@@ -372,8 +366,8 @@ fn to_hex(bytes: &[u8]) -> String {
     text
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_chunks::<2>();
     if !rest.is_empty() {
         return None;
     }
@@ -505,20 +499,20 @@ mod tests {
     #[test]
     fn malformed_contents_are_refused() {
         use PgManifestError as E;
-        assert!(matches!(forged("Version\": 2", "Version\": 3"), Err(E::UnknownVersion { version: 3 })));
+        assert!(matches!(forged("Version\": 2", "Version\": 3"), Err(E::Malformed(_))));
         assert!(matches!(forged("Version\": 2", "Version\": 1"), Err(E::SystemIdentifier { version: 1 })));
         assert!(matches!(forged("\"System-Identifier\"", "\"Other\""), Err(E::Malformed(_))));
-        assert!(matches!(forged("CRC32C", "CRC16"), Err(E::Malformed(_))));
+        assert!(matches!(forged("CRC32C", "CRC16"), Err(E::UnknownAlgorithm { .. })));
         assert!(matches!(forged("CRC32C", "SHA224"), Err(E::BadFileChecksum { .. })));
-        assert!(matches!(forged("994e7be2", "994e7bx2"), Err(E::BadFileChecksum { .. })));
-        assert!(matches!(forged("\"Checksum\": \"994e7be2\"", "\"Size\": 1"), Err(E::Malformed(_))));
+        assert!(matches!(forged("994e7be2", "994e7bx2"), Err(E::InvalidFileChecksum { .. })));
         assert!(matches!(forged("\"Timeline\": 1", "\"Timeline\": 0"), Err(E::Malformed(_))));
         assert!(matches!(forged("ff2ffe", "2e2e"), Err(E::BadPath { .. })), "two dots, encoded");
-        for path in ["/base", "base/../x", "..", ".", "", "base//1", "./base", "a\\u0000b"] {
+        for path in ["/base", "base/../x", "..", ".", "", "base//1", "./base"] {
             let result = forged("base/1/\\\"quoted\\\"", path);
             assert!(matches!(result, Err(E::BadPath { .. })), "{path}: {result:?}");
         }
-        assert!(matches!(forged("\"Encoded-Path\": \"ff2ffe\", ", ""), Err(E::BadPath { .. })));
+        assert!(matches!(forged("base/1/", "a\\u0000b"), Err(E::Malformed(_))));
+        assert!(matches!(forged("\"Encoded-Path\": \"ff2ffe\", ", ""), Err(E::Malformed(_))));
     }
 
     proptest! {

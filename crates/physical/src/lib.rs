@@ -2,3 +2,12 @@
 //!
 //! Nothing here prints, reads the environment, or knows of repositories. Errors and messages are stock's, since scripts and
 //! people look for them.
+
+mod backup_archive;
+mod canonical_path;
+mod checksum;
+pub mod combine;
+mod manifest_table;
+pub mod verify;
+
+pub use canonical_path::canonical_path;

@@ -13,8 +13,20 @@ use pgkeep_testkit::{ServerUser, cache_root, installation, run_as_server_user};
 use super::source::Source;
 use crate::Failure;
 
-/// Programs that the suites call and that pgkeep can be; the last one only when pgkeep has it.
-const PROGRAMS: [&str; 3] = ["pg_dump", "pg_restore", "pg_dumpall"];
+/// Programs that the suites call and that pgkeep can be.
+const PROGRAMS: [&str; 7] = [
+    "pg_dump",
+    "pg_restore",
+    "pg_dumpall",
+    "pg_basebackup",
+    "pg_receivewal",
+    "pg_verifybackup",
+    "pg_combinebackup",
+];
+
+/// Libraries that `configure` was told to use, and what the scripts look for in `pg_config.h`.
+const LIBRARIES: [(&str, &str); 3] =
+    [("lz4", "USE_LZ4 1"), ("zstd", "USE_ZSTD 1"), ("openssl", "USE_OPENSSL 1")];
 
 /// The folder of a run, emptied at its beginning. Two runs cannot share it.
 #[derive(Debug)]
@@ -40,7 +52,61 @@ pub(super) struct Installation {
     pub(super) icu: bool,
     /// Where scripts may write.
     pub(super) run: PathBuf,
+    /// Modules that the scripts find before those of the source.
+    pub(super) own_modules: Option<PathBuf>,
 }
+
+impl Installation {
+    /// Lets the tests' servers archive into a repository each, and fetch from it.
+    ///
+    /// The tests' own settings say `cp`; a copy of their module says a script, which makes the repository when it is first
+    /// used, since a server's archive directory is known before the server runs.
+    pub(super) fn archive_with(&mut self, pgkeep: &Path, source: &Source) -> Result<(), Failure> {
+        let script = self.run.join("archive.sh");
+        fs::write(&script, format!("pgkeep={}\n{ARCHIVE_SCRIPT}", quoted(pgkeep)))?;
+        let module = "PostgreSQL/Test/Cluster.pm";
+        let text = fs::read_to_string(source.modules().join(module))?;
+        let script = script.display();
+        let mut changed = text.clone();
+        for (theirs, ours) in [
+            ("qq{cp \"%p\" \"$path/%f\"}", format!("qq{{sh {script} push \"$path\" \"%p\"}}")),
+            ("qq{cp \"$path/%f\" \"%p\"}", format!("qq{{sh {script} get \"$path\" \"%f\" \"%p\"}}")),
+        ] {
+            if !changed.contains(theirs) {
+                return Err(format!("`{module}` does not say `{theirs}` any more").into());
+            }
+            changed = changed.replace(theirs, &ours);
+        }
+        let modules = self.run.join("modules");
+        let place = modules.join(module);
+        fs::create_dir_all(place.parent().ok_or("a module has no folder")?)?;
+        fs::write(place, changed)?;
+        self.own_modules = Some(modules);
+        Ok(())
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
+}
+
+/// `push DIR PATH`, `get DIR NAME PATH`; run in the data directory of the server.
+const ARCHIVE_SCRIPT: &str = r#"
+verb=$1; repo=$2/pgkeep-repo; shift 2
+export PGKEEP_LOG=/dev/null
+if [ "$verb" = push ]; then
+  if [ ! -e "$repo/made" ]; then
+    port=$(sed -n 4p postmaster.pid); socket=$(sed -n 5p postmaster.pid)
+    "$pgkeep" init --repo "$repo" -h "$socket" -p "$port" -d postgres >&2 || exit 1
+    : > "$repo/made"
+  fi
+  exec "$pgkeep" wal push --repo "$repo" "$1"
+fi
+# What was never archived to is certainly empty.
+[ -e "$repo/made" ] || exit 1
+exec "$pgkeep" wal get --repo "$repo" "$1" "$2"
+"#;
 
 impl Run {
     /// Takes the folder, and ends servers that a run before left behind.
@@ -75,22 +141,20 @@ impl Run {
         Ok(())
     }
 
-    /// PostgreSQL 18 with pgkeep in the place of the programs that it can be, or untouched.
+    /// PostgreSQL with pgkeep in the place of the programs that it can be, or untouched.
     pub(super) fn installation(
         &self,
         source: &Source,
         pgkeep: Option<&Path>,
     ) -> Result<Installation, Failure> {
-        let stock = installation(18);
+        let stock = installation(source.major);
         let home = stock.bin.parent().ok_or("PostgreSQL's bin has no parent")?;
         let inst = self.folder.join(if pgkeep.is_some() { "swapped" } else { "stock" });
         fs::create_dir_all(&inst)?;
         for name in ["bin", "share"] {
             copy(&home.join(name), &inst.join(name))?;
         }
-        for name in ["lib", "include"] {
-            symlink(home.join(name), inst.join(name))?;
-        }
+        symlink(home.join("lib"), inst.join("lib"))?;
         let extensions = inst.join("share/extension");
         for file in source.extension_files() {
             let name = file.file_name().ok_or("an extension's file has no name")?;
@@ -112,14 +176,30 @@ impl Run {
             }
         }
         let configuration = Command::new(bin.join("pg_config")).arg("--configure").output()?;
-        let icu = !String::from_utf8_lossy(&configuration.stdout).contains("--without-icu");
+        let configuration = String::from_utf8_lossy(&configuration.stdout).into_owned();
+        let icu = !configuration.contains("--without-icu");
+        headers(home, &inst, &configuration)?;
         let template = self.folder.join("template");
         if !template.exists() {
             make_template(&stock.program("initdb"), &template)?;
         }
-        let pg_regress = home.join("lib/pgxs/src/test/regress/pg_regress");
+        // The package of 17 has none. It is used for its `--config-auth` alone.
+        let pg_regress = super::server_installation(18)
+            .bin
+            .parent()
+            .ok_or("PostgreSQL's bin has no parent")?
+            .join("lib/pgxs/src/test/regress/pg_regress");
         let libraries = libraries(home);
-        Ok(Installation { bin, swapped, libraries, pg_regress, template, icu, run: self.folder.clone() })
+        Ok(Installation {
+            bin,
+            swapped,
+            libraries,
+            pg_regress,
+            template,
+            icu,
+            run: self.folder.clone(),
+            own_modules: None,
+        })
     }
 }
 
@@ -139,6 +219,28 @@ fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(format!("cannot copy {}: {}", from.display(), said.trim()).into())
+}
+
+/// The scripts look into `pg_config.h` for what the server was built with. Where a package has no headers, one is made of
+/// what its configuration says.
+fn headers(home: &Path, inst: &Path, configuration: &str) -> Result<(), Failure> {
+    let include = inst.join("include");
+    if home.join("include/pg_config.h").exists() {
+        symlink(home.join("include"), include)?;
+        return Ok(());
+    }
+    fs::create_dir(&include)?;
+    let mut text = String::new();
+    for (library, definition) in LIBRARIES {
+        if configuration.contains(&format!("--with-{library}")) {
+            text.push_str(&format!("#define {definition}\n"));
+        }
+    }
+    if !configuration.contains("--without-zlib") {
+        text.push_str("#define HAVE_LIBZ 1\n");
+    }
+    fs::write(include.join("pg_config.h"), text)?;
+    Ok(())
 }
 
 /// Whether pgkeep answers as this program.

@@ -70,9 +70,11 @@ impl Script {
         )?;
         let mut command = Command::new("timeout");
         // Asked to end, a script still stops its servers.
-        command
-            .args(["--foreground", "--kill-after=30", &limit.to_string(), "perl", "-I"])
-            .arg(&self.modules);
+        command.args(["--foreground", "--kill-after=30", &limit.to_string(), "perl"]);
+        if let Some(modules) = &installation.own_modules {
+            command.arg("-I").arg(modules);
+        }
+        command.arg("-I").arg(&self.modules);
         if lenient {
             fs::write(run.join("Lenient.pm"), LENIENT)?;
             command.arg("-I").arg(run).arg("-MLenient");

@@ -8,9 +8,11 @@ pub(crate) mod compression;
 mod getopt;
 mod message;
 mod password;
+mod pg_combinebackup;
 mod pg_dump;
 mod pg_dumpall;
 mod pg_restore;
+mod pg_verifybackup;
 mod program;
 mod values;
 
@@ -32,6 +34,12 @@ struct Front {
 
 const FRONTS: &[Front] = &[
     Front {
+        name: "pg_combinebackup",
+        run: pg_combinebackup::run,
+        #[cfg(test)]
+        check: pg_combinebackup::check,
+    },
+    Front {
         name: "pg_dump",
         run: pg_dump::run,
         #[cfg(test)]
@@ -48,6 +56,12 @@ const FRONTS: &[Front] = &[
         run: pg_restore::run,
         #[cfg(test)]
         check: pg_restore::check,
+    },
+    Front {
+        name: "pg_verifybackup",
+        run: pg_verifybackup::run,
+        #[cfg(test)]
+        check: pg_verifybackup::check,
     },
 ];
 
