@@ -16,7 +16,6 @@ mod error_conversion;
 pub mod event;
 pub mod expire;
 pub mod export;
-mod file_checksum;
 pub mod history;
 pub mod import;
 pub mod incremental_sample;

@@ -63,7 +63,8 @@ fn round(major: u32) {
         if major == 18 && suffix != ".zst" {
             pg_verifybackup(major, &tars, false);
         }
-        let (data, beside) = (place_of(&site, &format!("{name}-data")), place_of(&site, &format!("{name}-sp")));
+        let (data, beside) =
+            (place_of(&site, &format!("{name}-data")), place_of(&site, &format!("{name}-sp")));
         unpack(&tars, suffix, &data, &[(oid, beside.clone())]);
         // The map in base.tar says where the tablespace was: a person changes it, and the link, when it goes elsewhere.
         fs::write(data.join("tablespace_map"), format!("{oid} {}\n", beside.display())).unwrap();

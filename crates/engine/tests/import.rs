@@ -36,7 +36,10 @@ fn refused(site: &Site, arguments: &[&str]) -> String {
 fn prove(site: &Site, major: u32, space: u32, expected: &BTreeMap<String, String>) {
     let mut request = site.request(RecoveryTarget::Immediate);
     if space > 0 {
-        let place = place_of(&site.scratch, &format!("back-{}", request.destination.file_name().unwrap().to_string_lossy()));
+        let place = place_of(
+            &site.scratch,
+            &format!("back-{}", request.destination.file_name().unwrap().to_string_lossy()),
+        );
         request.tablespace_map = vec![(space.to_string(), place)];
     }
     let copy = site.bring_back(major, &request);
@@ -229,14 +232,15 @@ fn damage_is_refused_by_the_name_of_the_file() {
     assert!(refused(&site, &["import", &copy]).contains("--without-manifest"));
     // Nobody says where it ends: no manifest, and this cluster archived nothing.
     assert!(refused(&site, &["import", "--without-manifest", &copy]).contains("where this backup ends"));
-    assert!(refused(&site, &["import", &site.scratch.path().display().to_string()]).contains("no base backup"));
+    assert!(
+        refused(&site, &["import", &site.scratch.path().display().to_string()]).contains("no base backup")
+    );
 }
 
 #[test]
 fn another_clusters_backup_is_refused() {
     let site = Site::new();
-    let (ours, theirs) =
-        (Cluster::builder(18).start(), Cluster::builder(18).fresh_identity().start());
+    let (ours, theirs) = (Cluster::builder(18).start(), Cluster::builder(18).fresh_identity().start());
     site.init(&ours);
     for format in ["-Fp", "-Ft"] {
         let directory = place_of(&site.scratch, format);
@@ -293,7 +297,11 @@ fn wal_that_is_missing_is_named_and_a_folder_brings_it() {
     drop(copy);
     // Once more: everything is there.
     let again = site.run(&["wal", "import", &wals]);
-    assert_eq!((&again["stored"], &again["refused"]), (&Value::from(0), &Value::Array(Vec::new())), "{again}");
+    assert_eq!(
+        (&again["stored"], &again["refused"]),
+        (&Value::from(0), &Value::Array(Vec::new())),
+        "{again}"
+    );
     // Other bytes under a known name are refused, and kept out.
     let path = folder.join(&last);
     fs::write(&path, b"not WAL").unwrap();
@@ -334,6 +342,72 @@ fn a_standbys_backup_comes_in_with_its_unfinished_segment() {
     fs::write(&copied, fs::read(&path).unwrap()).unwrap();
     let report = site.run(&["wal", "push", &copied.display().to_string()]);
     assert_eq!(report["outcome"], "stored", "{report}");
+}
+
+/// Waits until the server has summarized its WAL, takes an incremental backup.
+fn incremental(cluster: &Cluster, directory: &Path, before: &Path) {
+    cluster.sql("CHECKPOINT");
+    let manifest = before.join("backup_manifest");
+    pg_basebackup(cluster, directory, &["-Fp", "-X", "stream", "-i", &manifest.display().to_string()]);
+}
+
+fn chains(major: u32) {
+    let site = Site::new();
+    let cluster = Cluster::builder(major).conf("summarize_wal", "on").start();
+    fill(&cluster, &site.scratch);
+    cluster.sql("CREATE TABLE cut AS SELECT i, repeat('x', 500) AS text FROM generate_series(1, 5000) i");
+    site.init(&cluster);
+    let space = oid_of_space(&cluster);
+    let place = |name: &str| place_of(&site.scratch, name);
+    let (full, first, second) = (place("full"), place("first"), place("second"));
+    pg_basebackup(&cluster, &full, &["-Fp", "-X", "stream"]);
+    // Rows go and the file gets shorter, then longer again: what was cut off must not come back.
+    cluster.sql("DELETE FROM cut WHERE i > 1000; UPDATE plain SET text = 'first' WHERE i % 500 = 0");
+    cluster.sql("VACUUM cut");
+    incremental(&cluster, &first, &full);
+    cluster.sql("INSERT INTO cut SELECT i, 'again' FROM generate_series(1, 3000) i; INSERT INTO away VALUES (0, 'second')");
+    incremental(&cluster, &second, &first);
+    let expected = all_digests(&cluster);
+    drop(cluster);
+    assert!(fs::read_to_string(second.join("backup_label")).unwrap().contains("INCREMENTAL FROM"));
+
+    let [full, first, second] = [&full, &first, &second].map(|path| path.display().to_string());
+    for (arguments, told) in [
+        (vec!["import", &second], "oldest first"),
+        (vec!["import", &full, &second], "builds on a backup"),
+        (vec!["import", &second, &first, &full], "builds on a backup"),
+        (vec!["import", &full, &full], "full backup, and not the first"),
+    ] {
+        let text = refused(&site, &arguments);
+        assert!(text.contains(told), "{arguments:?}: {text}");
+    }
+    // Damage in a backup in the middle is found, though only some of its blocks are used.
+    let base = Path::new(&first).join("base");
+    let part = tree(&base).into_keys().find(|path| path.to_string_lossy().contains("INCREMENTAL.")).unwrap();
+    let part = base.join(part);
+    let good = fs::read(&part).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    fs::write(&part, bad).unwrap();
+    let text = refused(&site, &["import", &full, &first, &second]);
+    assert!(text.contains(&*part.file_name().unwrap().to_string_lossy()), "{text}");
+    fs::write(&part, good).unwrap();
+
+    let report = site.run(&["import", &full, &first, &second]);
+    assert_eq!(report["proved_by_manifest"], true, "{report}");
+    prove(&site, major, space, &expected);
+    let report = site.run(&["verify"]);
+    assert_eq!(report["damage"].as_array().unwrap().len(), 0, "{report}");
+}
+
+#[test]
+fn chains_of_17_come_in_as_one_backup() {
+    chains(17);
+}
+
+#[test]
+fn chains_of_18_come_in_as_one_backup() {
+    chains(18);
 }
 
 fn append(archive: &mut Vec<u8>, path: &str, kind: TarEntryKind, link: &str, contents: &[u8]) {

@@ -41,7 +41,11 @@ fn life(major: u32) {
     let place = site.destination();
     let report = create(&site, &primary, &place, "first");
     assert_eq!((&report["slot"], &report["slot_created"]), (&Value::from("first"), &Value::from(true)));
-    let standby = Cluster::from_data_dir(major, &place, &[("archive_mode", "on"), ("wal_retrieve_retry_interval", "200ms")]);
+    let standby = Cluster::from_data_dir(
+        major,
+        &place,
+        &[("archive_mode", "on"), ("wal_retrieve_retry_interval", "200ms")],
+    );
     wait_for_streaming(&primary, "first");
     primary.sql("INSERT INTO t SELECT i, 'streamed' FROM generate_series(1, 1000) i");
     standby.wait_for_replay_of(&primary);

@@ -5,7 +5,7 @@
 
 mod backup_archive;
 mod canonical_path;
-mod checksum;
+pub mod checksum;
 pub mod combine;
 mod manifest_table;
 pub mod verify;

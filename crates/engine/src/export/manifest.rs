@@ -9,7 +9,7 @@ use pgkeep_format::pg_manifest::{ChecksumAlgorithm, ManifestFile, ManifestWalRan
 use pgkeep_repo::ManifestHeader;
 
 use super::target::Member;
-use crate::file_checksum::{FileChecksum, sha256};
+use pgkeep_physical::checksum::{Hasher, sha256};
 
 /// Zeros for checksums of what is not stored.
 const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -19,7 +19,7 @@ const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 pub struct ManifestLines {
     algorithm: Option<ChecksumAlgorithm>,
     files: Vec<ManifestFile>,
-    open: Option<(ManifestFile, Option<FileChecksum>)>,
+    open: Option<(ManifestFile, Option<Hasher>)>,
 }
 
 impl ManifestLines {
@@ -40,7 +40,7 @@ impl ManifestLines {
             last_modified: Some(moment(member.modified)),
             checksum: None,
         };
-        self.open = Some((file, self.algorithm.map(FileChecksum::new)));
+        self.open = Some((file, self.algorithm.map(Hasher::new)));
     }
 
     /// The next bytes of the file.
@@ -62,7 +62,7 @@ impl ManifestLines {
 
     fn end(&mut self) {
         if let Some((mut file, checksum)) = self.open.take() {
-            file.checksum = checksum.map(FileChecksum::finish);
+            file.checksum = checksum.map(Hasher::finish);
             self.files.push(file);
         }
     }
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!((manifest.version, manifest.system_identifier), (2, Some(7)));
         let [file] = manifest.files.as_slice() else { panic!("{:?}", manifest.files) };
         assert_eq!(file.last_modified.as_deref(), Some("1970-01-01 00:00:00 GMT"));
-        let mut zeros = FileChecksum::new(ChecksumAlgorithm::Crc32c);
+        let mut zeros = Hasher::new(ChecksumAlgorithm::Crc32c);
         zeros.update(&vec![0; 70_000]);
         assert_eq!(file.checksum, Some(zeros.finish()));
         let old = ManifestLines::new(None).text(&ManifestHeader { major: 16, ..header }, Vec::new());

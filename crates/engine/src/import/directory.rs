@@ -7,8 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use pgkeep_format::incremental_file::whole_path;
 use pgkeep_format::tar::{TarEntry, TarEntryKind};
 
+use super::chain::Chain;
 use super::source::{Piece, Take};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cancel;
@@ -24,12 +26,32 @@ pub struct DirectorySource {
     directory: PathBuf,
     /// Where directories of tablespaces lie by their OIDs.
     beside: Option<PathBuf>,
+    /// The backups that this one builds on.
+    chain: Option<Chain>,
 }
 
 impl DirectorySource {
     /// Takes the paths.
     pub fn new(directory: &Path, beside: Option<&Path>) -> DirectorySource {
-        DirectorySource { directory: directory.to_owned(), beside: beside.map(Path::to_owned) }
+        DirectorySource { directory: directory.to_owned(), beside: beside.map(Path::to_owned), chain: None }
+    }
+
+    /// The same as the end of a chain: parts of files come out as whole ones.
+    #[must_use]
+    pub fn building_on(self, chain: Chain) -> DirectorySource {
+        DirectorySource { chain: Some(chain), ..self }
+    }
+
+    /// Where a file of it is.
+    pub fn location(&self, relative: &str) -> Result<PathBuf> {
+        if let Some(rest) = relative.strip_prefix("pg_tblspc/")
+            && let Some((oid, rest)) = rest.split_once('/')
+            && let Ok(oid) = oid.parse::<u32>()
+            && let Some((_, place)) = self.tablespaces()?.into_iter().find(|(known, _)| *known == oid)
+        {
+            return Ok(place.join(rest));
+        }
+        Ok(self.directory.join(relative))
     }
 
     /// The data directory.
@@ -98,7 +120,7 @@ impl DirectorySource {
             .hint("a backup in which a server ran is none any more: import one that was not touched")
             .hint("a running server is backed up with `pgkeep backup`"));
         }
-        let mut walk = Walk { wanted, cancel, take, buffer: vec![0; CHUNK] };
+        let mut walk = Walk { wanted, cancel, take, chain: self.chain.as_ref(), buffer: vec![0; CHUNK] };
         walk.directory(&self.directory, "", 0)?;
         for (oid, path) in self.tablespaces()? {
             walk.directory(&path, &format!("pg_tblspc/{oid}"), 0)?;
@@ -111,6 +133,7 @@ struct Walk<'a, 't> {
     wanted: &'a dyn Fn(&TarEntry) -> bool,
     cancel: &'a Cancel,
     take: &'a mut Take<'t>,
+    chain: Option<&'a Chain>,
     buffer: Vec<u8>,
 }
 
@@ -161,6 +184,9 @@ impl Walk<'_, '_> {
             return Err(odd(path, "it is neither a file nor a directory"));
         };
         let is_file = kind == TarEntryKind::File;
+        if let Some((chain, whole)) = self.chain.zip(whole_path(relative)).filter(|_| is_file) {
+            return self.whole(chain, path, &whole, &metadata);
+        }
         let entry = TarEntry {
             path: relative.as_bytes().to_vec(),
             kind,
@@ -177,6 +203,29 @@ impl Walk<'_, '_> {
             (self.take)(Piece::End)?;
         }
         if is_file { Ok(()) } else { self.directory(path, relative, depth + 1) }
+    }
+
+    /// A file that is put together from parts.
+    fn whole(&mut self, chain: &Chain, newest: &Path, path: &str, metadata: &fs::Metadata) -> Result<()> {
+        let file = chain.open(newest, path)?;
+        let entry = TarEntry {
+            path: path.as_bytes().to_vec(),
+            kind: TarEntryKind::File,
+            size: file.size(),
+            mode: metadata.mode() & 0o7777,
+            mtime: metadata.mtime(),
+            link: Vec::new(),
+        };
+        if !(self.wanted)(&entry) {
+            return Ok(());
+        }
+        let (take, cancel) = (&mut self.take, self.cancel);
+        take(Piece::Entry(&entry))?;
+        file.read(&mut |bytes| {
+            cancel.check()?;
+            take(Piece::Data(bytes))
+        })?;
+        take(Piece::End)
     }
 
     fn contents(&mut self, path: &Path, size: u64) -> Result<()> {

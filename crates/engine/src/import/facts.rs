@@ -13,7 +13,7 @@ use pgkeep_repo::ClusterRecord;
 
 use super::source::{Source, read_small};
 use crate::error::{Error, ErrorKind, Result};
-use crate::file_checksum::sha256;
+use pgkeep_physical::checksum::sha256;
 
 /// The longest manifest that is read.
 const LONGEST_MANIFEST: u64 = pgkeep_format::pg_manifest::MAX_MANIFEST_LENGTH as u64;
@@ -101,6 +101,39 @@ impl SourceFacts {
             ))
             .hint("name the stanza of that cluster: `--stanza NAME`")
             .hint("a cluster that has none yet gets one with `--init --stanza NAME`"))
+    }
+
+    /// Refuses a backup that does not build on the one before; the first of a chain is a full one.
+    pub fn refuse_broken_chain(&self, source: &Source, before: Option<&SourceFacts>) -> Result<()> {
+        let refuse = |why: String| {
+            Err(Error::new(ErrorKind::Mismatch, format!("{} does not fit into the chain", source.describe()))
+                .cause(why)
+                .hint("name the full backup first, then those that build on it, oldest first, with none left out"))
+        };
+        match (before, self.label.incremental_from) {
+            (None, None) => Ok(()),
+            (None, Some(from)) => refuse(format!("it builds on a backup that began at {}", from.lsn)),
+            (Some(_), None) => refuse("it is a full backup, and not the first".to_owned()),
+            (Some(before), Some(from)) => {
+                let label = &before.label;
+                if (from.lsn, from.timeline) != (label.start_lsn, label.start_timeline) {
+                    return refuse(format!(
+                        "it builds on a backup that began at {} on timeline {}, the one before began at {} on timeline {}",
+                        from.lsn, from.timeline, label.start_lsn, label.start_timeline
+                    ));
+                }
+                if before.control.system_identifier != self.control.system_identifier {
+                    return refuse("it is of another cluster than the one before".to_owned());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// What a chain stands for builds on nothing: a server refuses to start with those lines in its label.
+    pub fn forget_what_it_builds_on(&mut self) {
+        self.label.incremental_from = None;
+        self.label_text = self.label.to_string();
     }
 
     /// Refuses a manifest of another backup.

@@ -6,6 +6,7 @@
 //! pass, and handled as those of a streamed backup; the manifest is written last. A source that is damaged leaves nothing
 //! that is listed.
 
+mod chain;
 mod compressed;
 mod directory;
 mod facts;
@@ -19,13 +20,16 @@ mod wal;
 pub use request::{ImportReport, ImportRequest, RefusedWal, WalImportRequest, WalReport};
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use pgkeep_format::pg_manifest::PgManifest;
 use pgkeep_format::tar::{TarEntry, TarEntryKind};
 use pgkeep_format::{Lsn, SegmentNumber, TimelineId, WalFileName, WalSegmentName};
 use pgkeep_repo::{ClusterRecord, Stanza, WalArchive};
 
+use self::chain::Chain;
 use self::facts::{SourceFacts, TELLING_FILES};
+use self::proof::Proof;
 use self::source::{Part, Piece, Source};
 use self::wal::WalIntake;
 use crate::archive_index::ArchiveIndex;
@@ -41,7 +45,10 @@ const MISSING_SHOWN: usize = 10;
 struct Checked<'a> {
     source: &'a Source,
     facts: SourceFacts,
+    /// By which the files are proved while they are read; none where they were before, or are not.
     manifest: Option<PgManifest>,
+    /// Whether all files are those that a manifest lists.
+    is_proved: bool,
     stanza: Stanza,
     record: ClusterRecord,
     archive: WalArchive,
@@ -56,14 +63,14 @@ struct Checked<'a> {
 
 /// Imports a base backup.
 pub fn import(request: &ImportRequest, observer: &dyn Observer, cancel: &Cancel) -> Result<ImportReport> {
-    let [path] = request.sources.as_slice() else {
-        return Err(Error::new(ErrorKind::Usage, "one backup is imported at a time")
-            .hint("run `pgkeep import DIR` for each"));
-    };
+    let (path, older) = request.sources.split_last().ok_or_else(|| {
+        Error::new(ErrorKind::Usage, "no backup was named").hint("name the directory of one")
+    })?;
     let source = Source::open(path)?;
     observer.event(Event::Note { text: format!("importing {}", source.describe()) });
     observer.event(Event::StepStarted { step: Step::Prove, total_bytes: None });
-    let checked = check(request, &source, cancel)?;
+    let source = if older.is_empty() { source } else { linked(source, older, request, cancel)? };
+    let checked = check(request, &source, !older.is_empty(), cancel)?;
     observer.event(Event::StepFinished { step: Step::Prove });
     store::store(checked, request, observer, cancel)
 }
@@ -80,28 +87,98 @@ pub fn import_wal(request: &WalImportRequest, observer: &dyn Observer, cancel: &
     Ok(intake.report())
 }
 
-/// Everything that can be known before the files are read.
-fn check<'a>(request: &ImportRequest, source: &'a Source, cancel: &Cancel) -> Result<Checked<'a>> {
-    let manifest = facts::read_manifest(source)?;
-    if manifest.is_none() && !request.without_manifest {
-        return Err(Error::new(
-            ErrorKind::NotFound,
-            format!("{} has no `backup_manifest`", source.describe()),
-        )
+/// Proves every backup of a chain, and that each builds on the one before; the newest, which stands for all, is given back.
+fn linked(newest: Source, older: &[PathBuf], request: &ImportRequest, cancel: &Cancel) -> Result<Source> {
+    let mut sources = older.iter().map(|path| Source::open(path)).collect::<Result<Vec<Source>>>()?;
+    sources.push(newest);
+    let mut before: Option<SourceFacts> = None;
+    for source in &sources {
+        let facts = survey(source, cancel)?;
+        facts.refuse_broken_chain(source, before.as_ref())?;
+        match facts::read_manifest(source)? {
+            Some(manifest) => {
+                facts.refuse_other_manifest(&manifest)?;
+                prove(source, manifest, cancel).map_err(|error| error.while_doing(source.describe()))?;
+            }
+            None if request.without_manifest => {}
+            None => return Err(no_manifest(source)),
+        }
+        before = Some(facts);
+    }
+    let mut directories = Vec::new();
+    for source in sources {
+        match source {
+            Source::Directory(directory) => directories.push(directory),
+            Source::Tar(_) => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("{} cannot be part of a chain", source.describe()),
+                )
+                .hint("unpack each backup of the chain into a directory")
+                .hint("or put them together first: `pgkeep pg_combinebackup FULL INCR -o DIR`"));
+            }
+        }
+    }
+    let (Some(facts), Some(newest)) = (before, directories.pop()) else {
+        return Err(
+            Error::new(ErrorKind::Internal, "an empty chain").hint("this is a defect of pgkeep: report it")
+        );
+    };
+    directories.reverse();
+    Ok(Source::Directory(newest.building_on(Chain {
+        older: directories,
+        block_size: facts.control.block_size,
+        segment_blocks: facts.control.relation_segment_blocks,
+    })))
+}
+
+/// Reads a backup for nothing but its checksums.
+fn prove(source: &Source, manifest: PgManifest, cancel: &Cancel) -> Result<()> {
+    let mut proof = Proof::new(Some(manifest));
+    let is_listed =
+        |entry: &TarEntry| entry.kind == TarEntryKind::File && !entry.path.starts_with(b"pg_wal/");
+    source.read(Part::All, &is_listed, cancel, &mut |piece| match piece {
+        Piece::Entry(entry) => proof.begin(entry),
+        Piece::Data(data) => {
+            proof.bytes(data);
+            Ok(())
+        }
+        Piece::End => proof.end(),
+    })?;
+    proof.finish()
+}
+
+fn no_manifest(source: &Source) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{} has no `backup_manifest`", source.describe()))
         .cause("without it nobody can tell whether its files are all there, and as they were")
         .hint("to take it as it is: `--without-manifest`; then prove it with `pgkeep verify --restore`")
-        .hint("pg_basebackup writes one since version 13, unless told `--no-manifest`"));
+        .hint("pg_basebackup writes one since version 13, unless told `--no-manifest`")
+}
+
+/// Everything that can be known before the files are read.
+fn check<'a>(
+    request: &ImportRequest,
+    source: &'a Source,
+    is_chain: bool,
+    cancel: &Cancel,
+) -> Result<Checked<'a>> {
+    let manifest = facts::read_manifest(source)?;
+    if manifest.is_none() && !request.without_manifest {
+        return Err(no_manifest(source));
     }
-    let facts = survey(source, cancel)?;
+    let mut facts = survey(source, cancel)?;
     if let Some(manifest) = &manifest {
         facts.refuse_other_manifest(manifest)?;
+    }
+    if is_chain {
+        facts.forget_what_it_builds_on();
     }
     if facts.label.incremental_from.is_some() {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!("{} is an incremental backup", source.describe()),
         )
-        .hint("put it together with those that it builds on: `pgkeep pg_combinebackup FULL INCR -o DIR`, then import DIR"));
+        .hint("name those that it builds on before it, oldest first: `pgkeep import FULL … INCR`"));
     }
     let stanza = open_stanza(request, &facts)?;
     let record = *newest_record(&stanza)?;
@@ -122,7 +199,9 @@ fn check<'a>(request: &ImportRequest, source: &'a Source, cancel: &Cancel) -> Re
     let mut checked = Checked {
         source,
         facts,
-        manifest,
+        is_proved: manifest.is_some(),
+        // Of a chain, every backup was compared with its own.
+        manifest: manifest.filter(|_| !is_chain),
         stanza,
         record,
         archive,

@@ -10,7 +10,7 @@ use pgkeep_format::pg_manifest::{ManifestChecksum, ManifestFile, PgManifest};
 use pgkeep_format::tar::{TarEntry, TarEntryKind};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::file_checksum::FileChecksum;
+use pgkeep_physical::checksum::Hasher;
 
 /// Files that may be more, less or different.
 const LOOSE: [&[u8]; 3] = [b"postgresql.auto.conf", b"recovery.signal", b"standby.signal"];
@@ -35,7 +35,7 @@ pub struct Proof {
 #[derive(Debug)]
 struct Open {
     path: Vec<u8>,
-    checksum: Option<(FileChecksum, ManifestChecksum)>,
+    checksum: Option<(Hasher, ManifestChecksum)>,
 }
 
 impl Proof {
@@ -82,8 +82,7 @@ impl Proof {
                 &format!("it has {} bytes, the manifest says {}", entry.size, file.size),
             ));
         }
-        let checksum =
-            file.checksum.clone().map(|expected| (FileChecksum::new(expected.algorithm), expected));
+        let checksum = file.checksum.clone().map(|expected| (Hasher::new(expected.algorithm), expected));
         self.open = Some(Open { path: path.clone(), checksum });
         Ok(())
     }
@@ -153,7 +152,7 @@ mod tests {
 
     fn manifest() -> PgManifest {
         let file = |path: &str, contents: &[u8]| {
-            let mut checksum = FileChecksum::new(ChecksumAlgorithm::Crc32c);
+            let mut checksum = Hasher::new(ChecksumAlgorithm::Crc32c);
             checksum.update(contents);
             ManifestFile {
                 path: path.as_bytes().to_vec(),

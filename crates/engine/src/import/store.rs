@@ -49,7 +49,7 @@ pub fn store(
     cancel: &Cancel,
 ) -> Result<ImportReport> {
     let manifest = checked.manifest.take();
-    let proved_by_manifest = manifest.is_some();
+    let proved_by_manifest = checked.is_proved;
     let mut proof = Proof::new(manifest);
     let cluster = cluster_facts(&checked);
     let headers = headers_of(&checked.stanza, &checked.record)?;
@@ -166,7 +166,7 @@ impl Storing<'_> {
             // The label and the map never get here, and parts of files are not asked for.
             StreamItem::Label(_) | StreamItem::TablespaceMap(_) | StreamItem::Scattered(_) => Ok(()),
         };
-        let proved = proof.total_bytes().is_some();
+        let proved = self.checked.is_proved;
         let is_wanted = |entry: &TarEntry| self.is_wanted(entry, proved);
         let mut is_text = false;
         self.checked.source.read(Part::All, &is_wanted, self.cancel, &mut |piece| {

@@ -56,8 +56,8 @@ pub fn pg_basebackup(cluster: &Cluster, directory: &Path, arguments: &[&str]) {
     let mut all = vec!["-d".to_owned(), conninfo, "-c".into(), "fast".into(), "--no-sync".into()];
     all.extend(["-D".to_owned(), directory.display().to_string()]);
     let is_plain = !arguments.iter().any(|argument| argument.starts_with("-Ft"));
-    let location = cluster
-        .sql("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'beside'");
+    let location =
+        cluster.sql("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'beside'");
     if is_plain && !location.is_empty() {
         all.extend(["-T".to_owned(), format!("{location}={}-space", directory.display())]);
     }

@@ -141,11 +141,7 @@ pub(super) fn not_written(path: &Path, error: &io::Error) -> ToolError {
     ToolError::new(format!("could not write file \"{}\": {}", path.display(), system_text(error)))
 }
 
-fn read_pieces(
-    input: &mut File,
-    path: &Path,
-    mut take: impl FnMut(&[u8]) -> Result<()>,
-) -> Result<u64> {
+fn read_pieces(input: &mut File, path: &Path, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<u64> {
     let mut buffer = vec![0; PIECE];
     let mut length = 0;
     loop {

@@ -73,7 +73,8 @@ impl Inputs {
             input.manifest = read_manifest(&input.name.join("backup_manifest"), talk)?;
         }
         for (input, label) in inputs.iter().zip(&labels) {
-            if let Some(found) = input.manifest.as_ref().map(|table| table.system_identifier.unwrap_or_default())
+            if let Some(found) =
+                input.manifest.as_ref().map(|table| table.system_identifier.unwrap_or_default())
                 && found != control.system_identifier
             {
                 return Err(ToolError::new(format!(
@@ -184,7 +185,9 @@ fn check_control_files(inputs: &[Input], talk: Talk<'_>) -> Result<ControlFile> 
             ToolError::new(format!("could not open file \"{shown}\" for reading: {}", system_text(&error)))
         })?;
         let mut bytes = Vec::new();
-        file.take(CONTROL_FILE_SIZE as u64).read_to_end(&mut bytes).map_err(|error| not_read(&path, &error))?;
+        file.take(CONTROL_FILE_SIZE as u64)
+            .read_to_end(&mut bytes)
+            .map_err(|error| not_read(&path, &error))?;
         let control = ControlFile::parse(&bytes).map_err(|error| control_error(&shown, &error))?;
         match &newest {
             None if control.major().is_none_or(|major| major < 17) => {
@@ -232,13 +235,15 @@ fn check_labels(inputs: &[Input], talk: Talk<'_>) -> Result<Vec<Vec<u8>>> {
         let path = input.directory.join("backup_label");
         talk.debug(|| format!("reading \"{}\"", path.display()));
         let bytes = read_small(&path, MAX_LABEL)?;
-        let ChainLink { start, previous } = label::parse(&bytes)
-            .map_err(|text| ToolError::new(format!("{}: {text}", path.display())))?;
+        let ChainLink { start, previous } =
+            label::parse(&bytes).map_err(|text| ToolError::new(format!("{}: {text}", path.display())))?;
         let name = input.name.display();
         let wrong = |text: String| Err(ToolError::new(format!("backup at \"{name}\" {text}")));
         match (at, previous) {
             (1.., None) => {
-                return wrong("is a full backup, but only the first backup should be a full backup".to_owned());
+                return wrong(
+                    "is a full backup, but only the first backup should be a full backup".to_owned(),
+                );
             }
             (0, Some(_)) => {
                 return wrong(

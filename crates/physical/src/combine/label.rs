@@ -34,9 +34,8 @@ pub(super) fn parse(label: &[u8]) -> Result<ChainLink, String> {
             }
             START_TIMELINE => start_timeline = Some(timeline_of(value, "TLI for START TIMELINE")?),
             FROM_LSN => {
-                let lsn = value
-                    .strip_suffix('\n')
-                    .ok_or_else(|| format!("improper terminator for {FROM_LSN}"))?;
+                let lsn =
+                    value.strip_suffix('\n').ok_or_else(|| format!("improper terminator for {FROM_LSN}"))?;
                 from = Some(lsn_of(lsn, FROM_LSN)?);
             }
             FROM_TIMELINE => from_timeline = Some(timeline_of(value, FROM_TIMELINE)?),
@@ -57,11 +56,16 @@ pub(super) fn parse(label: &[u8]) -> Result<ChainLink, String> {
 /// The label of a full backup: without the lines of an incremental.
 pub(super) fn of_full_backup(label: &[u8]) -> Vec<u8> {
     let is_incremental = |line: &&[u8]| {
-        [FROM_LSN, FROM_TIMELINE].iter().any(|name| {
-            line.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b": "))
-        })
+        [FROM_LSN, FROM_TIMELINE]
+            .iter()
+            .any(|name| line.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b": ")))
     };
-    label.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_incremental(line)).flatten().copied().collect()
+    label
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| !is_incremental(line))
+        .flatten()
+        .copied()
+        .collect()
 }
 
 fn lsn_of(text: &str, what: &str) -> Result<Lsn, String> {
@@ -78,7 +82,8 @@ fn timeline_of(text: &str, what: &str) -> Result<TimelineId, String> {
 mod tests {
     use super::*;
 
-    const FULL: &str = "START WAL LOCATION: 0/4000028 (file 000000010000000000000004)\nLABEL: x\nSTART TIMELINE: 1\n";
+    const FULL: &str =
+        "START WAL LOCATION: 0/4000028 (file 000000010000000000000004)\nLABEL: x\nSTART TIMELINE: 1\n";
 
     #[test]
     fn a_full_and_an_incremental_backup() {
@@ -104,14 +109,8 @@ mod tests {
             assert_eq!(parse(text.as_bytes()).unwrap_err(), expected);
         }
         let half = format!("{FULL}INCREMENTAL FROM LSN: 0/2000028\n");
-        assert_eq!(
-            parse(half.as_bytes()).unwrap_err(),
-            "INCREMENTAL FROM LSN requires INCREMENTAL FROM TLI"
-        );
+        assert_eq!(parse(half.as_bytes()).unwrap_err(), "INCREMENTAL FROM LSN requires INCREMENTAL FROM TLI");
         let half = format!("{FULL}INCREMENTAL FROM TLI: 2\n");
-        assert_eq!(
-            parse(half.as_bytes()).unwrap_err(),
-            "INCREMENTAL FROM TLI requires INCREMENTAL FROM LSN"
-        );
+        assert_eq!(parse(half.as_bytes()).unwrap_err(), "INCREMENTAL FROM TLI requires INCREMENTAL FROM LSN");
     }
 }

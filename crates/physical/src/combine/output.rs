@@ -95,7 +95,8 @@ impl<'a> OutputDirectories<'a> {
         for (made, _) in &self.made {
             let Ok(real) = made.canonicalize() else { continue };
             let outer = inputs.inputs.iter().find(|input| {
-                input.unpacked.is_none() && input.directory.canonicalize().is_ok_and(|dir| real.starts_with(dir))
+                input.unpacked.is_none()
+                    && input.directory.canonicalize().is_ok_and(|dir| real.starts_with(dir))
             });
             if let Some(outer) = outer {
                 return Err(ToolError::new(format!(
@@ -115,8 +116,7 @@ impl<'a> OutputDirectories<'a> {
             let shown = path.display();
             let what = if is_new { "" } else { "contents of " };
             self.talk.reporter.info(&format!("removing {what}output directory \"{shown}\""));
-            let removed =
-                if is_new { std::fs::remove_dir_all(&path) } else { remove_contents(&path) };
+            let removed = if is_new { std::fs::remove_dir_all(&path) } else { remove_contents(&path) };
             if let Err(error) = removed {
                 let text = system_text(&error);
                 self.talk

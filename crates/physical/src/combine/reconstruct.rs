@@ -15,7 +15,9 @@ use pgkeep_format::incremental_file::{
 use pgkeep_format::pg_manifest::ManifestChecksum;
 use pgkeep_tool::{Result, ToolError, system_text};
 
-use super::copy::{CopyMethod, PIECE, copy_range, create, hash_file, not_read, not_written, open, range_error};
+use super::copy::{
+    CopyMethod, PIECE, copy_range, create, hash_file, not_read, not_written, open, range_error,
+};
 use super::file_hashes::{FileHashes, find};
 use super::source_plan::{Layer, Run, SourcePlan};
 use super::tree::{Combination, Target};
@@ -215,8 +217,7 @@ impl Combination<'_> {
             match source.and_then(|source| Some((source, layers.get(source.layer)?))) {
                 None => text.push_str("zero"),
                 Some((source, layer)) => {
-                    let offset =
-                        layer.begin + u64::from(source.index) * u64::from(self.inputs.block_size);
+                    let offset = layer.begin + u64::from(source.index) * u64::from(self.inputs.block_size);
                     text.push_str(&format!("{}@{offset}", layer.path.display()));
                 }
             }

@@ -141,8 +141,8 @@ impl Unpacking {
         let damaged = |error: &dyn std::fmt::Display| {
             ToolError::new(format!("could not read archive \"{}\": {error}", archive.display()))
         };
-        let mut source =
-            backup_archive::open(archive, compression, |_| {}).map_err(|error| not_opened(archive, &error))?;
+        let mut source = backup_archive::open(archive, compression, |_| {})
+            .map_err(|error| not_opened(archive, &error))?;
         let prefix = match contents {
             ArchiveContents::Base => Vec::new(),
             ArchiveContents::Wal => b"pg_wal/".to_vec(),

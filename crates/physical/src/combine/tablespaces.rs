@@ -89,9 +89,7 @@ pub(super) fn scan(input: &Input, request: &CombineRequest, talk: Talk<'_>) -> R
         let path = directory.join(&name);
         let Some(oid) = oid_of(&name) else {
             let path = path.display();
-            talk.debug(|| {
-                format!("skipping \"{path}\" because the filename is not a legal tablespace OID")
-            });
+            talk.debug(|| format!("skipping \"{path}\" because the filename is not a legal tablespace OID"));
             continue;
         };
         let kind = path.symlink_metadata().map_err(|error| not_opened(&path, &error))?.file_type();

@@ -86,7 +86,8 @@ impl<'a> Combination<'a> {
     pub(super) fn write_label(&mut self) -> Result<()> {
         let path = self.request.output.join("backup_label");
         let shown = path.display();
-        if let Some(file) = self.inputs.last().manifest.as_ref().and_then(|table| table.get(b"backup_label")) {
+        if let Some(file) = self.inputs.last().manifest.as_ref().and_then(|table| table.get(b"backup_label"))
+        {
             file.set_seen();
         }
         if self.request.dry_run {
@@ -205,8 +206,7 @@ impl<'a> Combination<'a> {
             self.report.copied += 1;
             self.warn_of_unlisted(self.inputs.inputs.len() - 1, &target);
             // What was unpacked is there for this only.
-            let method =
-                if newest.unpacked.is_some() { CopyMethod::Link } else { self.request.copy_method };
+            let method = if newest.unpacked.is_some() { CopyMethod::Link } else { self.request.copy_method };
             self.copy_whole(self.inputs.inputs.len() - 1, &path, &target, method)?
         };
         self.list(&target.manifest_path, &target.path, checksum)

@@ -224,9 +224,9 @@ impl<'a> Reading<'a> {
         }
         let shown = String::from_utf8_lossy(&entry.path);
         let Some(file) = check.table.get(&path) else {
-            check.findings.add(&format!(
-                "file \"{shown}\" is present in archive \"{name}\" but not in the manifest"
-            ))?;
+            check
+                .findings
+                .add(&format!("file \"{shown}\" is present in archive \"{name}\" but not in the manifest"))?;
             return Ok(member);
         };
         file.set_seen();

@@ -47,9 +47,11 @@ impl Check<'_> {
 pub(crate) fn control_error(place: &str, error: &ControlFileError) -> ToolError {
     match error {
         ControlFileError::BadCrc { .. } => ToolError::new(format!("{place}: CRC is incorrect")),
-        ControlFileError::TooShort { length } => ToolError::new(format!(
-            "could not read file \"{place}\": read {length} of {CONTROL_FILE_SIZE}"
-        )),
-        other => ToolError::new(format!("{place}: unexpected control file version")).detail(other.to_string()),
+        ControlFileError::TooShort { length } => {
+            ToolError::new(format!("could not read file \"{place}\": read {length} of {CONTROL_FILE_SIZE}"))
+        }
+        other => {
+            ToolError::new(format!("{place}: unexpected control file version")).detail(other.to_string())
+        }
     }
 }

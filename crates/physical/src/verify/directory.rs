@@ -17,8 +17,7 @@ const MAX_DEPTH: usize = 64;
 
 /// The names in a directory, in order.
 pub(crate) fn sorted_entries(path: &Path) -> io::Result<Vec<OsString>> {
-    let mut names =
-        path.read_dir()?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+    let mut names = path.read_dir()?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
     names.sort_unstable();
     Ok(names)
 }

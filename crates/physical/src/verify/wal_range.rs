@@ -40,10 +40,8 @@ impl Check<'_> {
                     }
                     let read = |name: &WalSegmentName| read_segment(directory, *name, size);
                     let facts: Vec<Facts> = std::thread::scope(|scope| {
-                        let threads: Vec<_> = names
-                            .iter()
-                            .map(|name| scope.spawn(move || read(name)))
-                            .collect();
+                        let threads: Vec<_> =
+                            names.iter().map(|name| scope.spawn(move || read(name))).collect();
                         threads
                             .into_iter()
                             .map(|thread| {
@@ -52,10 +50,11 @@ impl Check<'_> {
                             .collect()
                     });
                     for (name, facts) in names.iter().zip(facts) {
-                        self.check_system_identifier(facts.as_ref().map_or_else(
-                            |_| header.system_identifier,
-                            |facts| facts.system_identifier,
-                        ))?;
+                        self.check_system_identifier(
+                            facts
+                                .as_ref()
+                                .map_or_else(|_| header.system_identifier, |facts| facts.system_identifier),
+                        )?;
                         walk.step(*name, &facts?)?;
                     }
                 }
@@ -153,7 +152,9 @@ impl RangeWalk {
         match (self.open.take(), &facts.head) {
             (Some(_), None) if facts.overwrites_previous => {}
             (Some(open), None) => return Err(format!("the WAL record at {} is not continued", open.start)),
-            (None, Some(_)) => return Err(format!("a WAL record is continued at {begin} that has no beginning")),
+            (None, Some(_)) => {
+                return Err(format!("a WAL record is continued at {begin} that has no beginning"));
+            }
             (None, None) => {}
             (Some(open), Some(head)) => {
                 let joined = open.join(head).map_err(|error| error.to_string())?;
@@ -186,9 +187,10 @@ fn any_header(directory: &Path) -> std::result::Result<LongHeader, String> {
     for name in entries.iter().filter_map(|name| name.to_str()).filter(|name| is_segment_name(name)) {
         let mut bytes = Vec::new();
         let read = File::open(directory.join(name)).and_then(|file| file.take(64).read_to_end(&mut bytes));
-        match read.map_err(|error| system_text(&error)).and_then(|_| {
-            header_of(&bytes).map_err(|error| error.to_string())
-        }) {
+        match read
+            .map_err(|error| system_text(&error))
+            .and_then(|_| header_of(&bytes).map_err(|error| error.to_string()))
+        {
             Ok(header) => return Ok(header),
             Err(error) => reason = Some(format!("could not read file \"{name}\": {error}")),
         }
