@@ -15,19 +15,21 @@ Examples:
   pgkeep export --repo /srv/backup 00000012 --to /srv/tars --format tar --compress zstd
   pgkeep export --repo /srv/backup latest --to /srv/copy --tablespace-map /mnt/fast=/srv/fast
 
-What is written is what pg_basebackup would have written, with the WAL that makes it consistent and a
-backup_manifest: pg_verifybackup checks it and a server starts from it. A failed export leaves nothing.";
+What is written is what pg_basebackup would have written, with the WAL that makes it consistent
+and a backup_manifest: pg_verifybackup checks it, and a server starts from it. A failed export
+leaves nothing.";
 
 const IMPORT_EXAMPLES: &str = "\
 Examples:
-  pgkeep import --repo /srv/backup /backups/2026-11-22             # of pg_basebackup, -Fp or -Ft
+  pgkeep import --repo /srv/backup /backups/2026-11-22      # of pg_basebackup, -Fp or -Ft
   pgkeep import --repo /srv/backup /backups/2026-11-22 --wal /srv/walarchive
+  pgkeep import --repo /srv/backup /backups/full /backups/incr1 /backups/incr2
   pgkeep import --repo /srv/backup --init --stanza old /backups/last-of-old
   pgkeep import --repo /srv/backup --without-manifest /barman/main/base/20261122T010203 \\
       --wal /barman/main/wals
 
-Every file is proved by the backup_manifest while it is read, and all WAL that the backup needs must be
-in the repository before it is listed. Import the oldest backup first.";
+Every file is proved by the backup_manifest while it is read, and all WAL that the backup needs
+must be in the repository before it is listed. Import the oldest backup first.";
 
 /// Options of `export`.
 #[derive(Args, Debug)]
@@ -45,7 +47,7 @@ pub(crate) struct ExportArgs {
     /// Compress tar files: `gzip`, `lz4` or `zstd`, with `:LEVEL` [default: none]
     #[arg(long, value_name = "CODEC")]
     pub(crate) compress: Option<String>,
-    /// Where the WAL goes: beside the files as `pg_basebackup -X stream`, into base.tar, or nowhere [default: stream]
+    /// WAL as `pg_basebackup -X` puts it: on its own, into base.tar, or not at all [default: stream]
     #[arg(long, value_name = "HOW", value_parser = ["stream", "fetch", "none"])]
     wal: Option<String>,
     /// Checksums in backup_manifest [default: CRC32C]
@@ -84,7 +86,7 @@ impl ExportArgs {
 #[derive(Args, Debug)]
 #[command(after_help = IMPORT_EXAMPLES)]
 pub(crate) struct ImportArgs {
-    /// Backup: what pg_basebackup wrote, plain or tar; or Barman's base/ID. Incremental ones follow the full one they build on
+    /// What pg_basebackup wrote, or Barman's base/ID; several are a full backup and those that build on it
     #[arg(value_name = "DIR", required = true)]
     pub(crate) sources: Vec<PathBuf>,
     /// Folder with WAL, as an archiver or pg_receivewal keeps it, compressed or not; may be repeated
@@ -96,7 +98,7 @@ pub(crate) struct ImportArgs {
     /// Make the repository and the stanza for the cluster of the backup
     #[arg(long)]
     pub(crate) init: bool,
-    /// Write all of it, or only what the newest backup of the stanza does not have [default: auto]
+    /// Write all of it, or what an earlier backup of the stanza does not have [default: auto]
     #[arg(long = "type", value_name = "TYPE", value_parser = ["auto", "full", "diff", "incr"])]
     kind: Option<String>,
     /// Worker threads [default: one per processor]

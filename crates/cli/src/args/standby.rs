@@ -14,9 +14,9 @@ Examples:
   pgkeep standby create --repo /srv/backup -h db1 -U replicator --slot db2 --create-slot /srv/db2
   pgkeep standby create --repo /srv/backup -h db1 --delta --set cluster_name=db2 /srv/db2
 
-The files come from the newest backup and the WAL from the archive, so that the primary is spared. The
-standby then streams, and falls back on the archive where the primary has no WAL any more. Passwords are
-not written: give the server's user a .pgpass.";
+The files come from the newest backup and the WAL from the archive, so that the primary is spared.
+The standby then streams, and falls back on the archive where the primary has no WAL any more.
+Passwords are not written: give the server's user a .pgpass.";
 
 /// Options of `standby`.
 #[derive(Args, Debug)]
