@@ -1,5 +1,6 @@
 //! Exports are what `pg_basebackup` would have written: `pg_verifybackup` agrees, servers start, nothing is left of a failed
 //! one.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod common;
 mod exchange_support;

@@ -1,5 +1,6 @@
 //! Base backups of `pg_basebackup` come in, restore and start; what comes out again is what came in; what is damaged, foreign
 //! or incomplete is refused and leaves nothing that is listed.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod common;
 mod exchange_support;
@@ -191,7 +192,9 @@ fn damage_is_refused_by_the_name_of_the_file() {
     pg_basebackup(&cluster, &good, &["-Fp", "-X", "stream"]);
     let file = cluster.sql("SELECT pg_relation_filepath('t')");
     drop(cluster);
-    let damage: [(&str, &str, &dyn Fn(&Path)); 7] = [
+    // What is done to a copy, and what the refusal must name.
+    type Harm<'a> = (&'a str, &'a str, &'a dyn Fn(&Path));
+    let damage: [Harm<'_>; 7] = [
         ("flipped", &file, &|copy| {
             let mut bytes = fs::read(copy.join(&file)).unwrap();
             bytes[40_000] ^= 1;

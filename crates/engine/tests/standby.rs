@@ -1,5 +1,6 @@
 //! Standbys out of the repository: they stream, cascade, are promoted; the old primary is rewound with WAL of our archive and
 //! follows the new one.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod common;
 mod exchange_support;

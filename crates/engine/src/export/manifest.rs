@@ -12,7 +12,7 @@ use super::target::Member;
 use pgkeep_physical::checksum::{Hasher, sha256};
 
 /// Zeros for checksums of what is not stored.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The lines so far.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use crate::restore::layout::Layout;
 use crate::restore::marker::sync_directory;
 use crate::restore::write::cannot_write;
 
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Which archive a member belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -39,9 +39,9 @@ impl Member {
 #[derive(Debug)]
 pub enum Target {
     /// A data directory.
-    Plain(PlainTarget),
+    Plain(Box<PlainTarget>),
     /// Tar files.
-    Tar(TarTarget),
+    Tar(Box<TarTarget>),
 }
 
 impl Target {
@@ -51,8 +51,8 @@ impl Target {
     /// Where it is not empty, or cannot be written to.
     pub fn prepare(request: &ExportRequest, header: &ManifestHeader) -> Result<Target> {
         Ok(match request.format {
-            ExportFormat::Plain => Target::Plain(PlainTarget::prepare(request, header)?),
-            ExportFormat::Tar => Target::Tar(TarTarget::prepare(request, header)?),
+            ExportFormat::Plain => Target::Plain(Box::new(PlainTarget::prepare(request, header)?)),
+            ExportFormat::Tar => Target::Tar(Box::new(TarTarget::prepare(request, header)?)),
         })
     }
 

@@ -618,10 +618,7 @@ mod tests {
                 file(r#""Path": "x", "Size": 1, "Checksum-Algorithm": "crc32c", "Checksum": "0""#),
                 "invalid checksum for file \"x\": \"0\"",
             ),
-            (
-                format!("{{{VERSION},\n\"Manifest-Checksum\": \"x\"}}\n"),
-                "invalid manifest checksum: \"x\"",
-            ),
+            (format!("{{{VERSION},\n\"Manifest-Checksum\": \"x\"}}\n"), "invalid manifest checksum: \"x\""),
             (
                 format!("{{{VERSION},\n\"Manifest-Checksum\": \"{}\"}}\n", "1".repeat(64)),
                 "manifest checksum mismatch",

@@ -82,9 +82,8 @@ impl Arguments {
             return Err(Mistake::Getopt(mistake));
         }
         let mut operands = line.operands.iter();
-        let directory = operands
-            .next()
-            .ok_or_else(|| Mistake::TryHelp("no backup directory specified".to_owned()))?;
+        let directory =
+            operands.next().ok_or_else(|| Mistake::TryHelp("no backup directory specified".to_owned()))?;
         request.directory = plain(directory);
         if let Some(extra) = operands.next() {
             return Err(too_many(extra));
