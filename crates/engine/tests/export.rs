@@ -55,7 +55,10 @@ fn round(major: u32) {
     ] {
         let tars = place_of(&site, name);
         let tars_text = tars.display().to_string();
-        let mut all = vec!["export", "latest", "--to", &tars_text];
+        let (data, beside) =
+            (place_of(&site, &format!("{name}-data")), place_of(&site, &format!("{name}-sp")));
+        let map = format!("{oid}={}", beside.display());
+        let mut all = vec!["export", "latest", "--to", &tars_text, "--tablespace-map", &map];
         all.extend(arguments);
         let report = site.run(&all);
         assert_eq!(report["archives"][0], format!("base.tar{suffix}"), "{report}");
@@ -64,11 +67,7 @@ fn round(major: u32) {
         if major == 18 && suffix != ".zst" {
             pg_verifybackup(major, &tars, false);
         }
-        let (data, beside) =
-            (place_of(&site, &format!("{name}-data")), place_of(&site, &format!("{name}-sp")));
         unpack(&tars, suffix, &data, &[(oid, beside.clone())]);
-        // The map in base.tar says where the tablespace was: a person changes it, and the link, when it goes elsewhere.
-        fs::write(data.join("tablespace_map"), format!("{oid} {}\n", beside.display())).unwrap();
         assert_eq!(all_digests(&start(major, &data)), expected, "{name}");
     }
 }

@@ -320,6 +320,40 @@ fn wal_that_is_missing_is_named_and_a_folder_brings_it() {
 }
 
 #[test]
+fn barmans_layout_comes_in() {
+    let site = Site::new();
+    let cluster = Cluster::builder(16).start();
+    fill(&cluster, &site.scratch);
+    site.init(&cluster);
+    let space = oid_of_space(&cluster);
+    let expected = all_digests(&cluster);
+    let home = place_of(&site.scratch, "20261122T010203");
+    let data = place_of(&site.scratch, "20261122T010203/data");
+    pg_basebackup(&cluster, &data, &["-Fp", "-X", "stream"]);
+    let stop = fs::read_to_string(data.join("backup_manifest"))
+        .unwrap()
+        .split_once("\"End-LSN\": \"")
+        .map(|(_, rest)| rest.split('"').next().unwrap().to_owned())
+        .unwrap();
+    drop(cluster);
+    // The tablespace lies beside, and nothing links to it; no manifest, but a note.
+    fs::rename(format!("{}-space", data.display()), home.join(space.to_string())).unwrap();
+    fs::remove_file(data.join(format!("pg_tblspc/{space}"))).unwrap();
+    fs::write(home.join("backup.info"), format!("backup_label=None\nend_xlog={stop}\n")).unwrap();
+    let home = home.display().to_string();
+    let report = site.run(&["import", &home]);
+    assert_eq!(report["proved_by_manifest"], true, "{report}");
+    prove(&site, 16, space, &expected);
+    fs::remove_file(data.join("backup_manifest")).unwrap();
+    let report = site.run(&["import", &home, "--without-manifest", "--type", "full"]);
+    assert_eq!(
+        (&report["proved_by_manifest"], report["stop_lsn"].as_str()),
+        (&Value::from(false), Some(&*stop))
+    );
+    prove(&site, 16, space, &expected);
+}
+
+#[test]
 fn a_standbys_backup_comes_in_with_its_unfinished_segment() {
     let site = Site::new();
     let primary = Cluster::builder(18).start();

@@ -45,6 +45,8 @@ struct Job {
     stored_bytes: u64,
     /// The file to which the first items belong.
     path: String,
+    /// Small files share frames: one that was counted just before is not counted again.
+    last_frame: Option<FrameRef>,
 }
 
 #[derive(Debug)]
@@ -180,8 +182,10 @@ impl Job {
 
     fn add(&mut self, frame: FrameRef, (from, length): (u64, u64), blocks: (u32, u32)) {
         self.plain_bytes += length;
-        // The same frame twice in a job is fetched once; counted twice it only makes the job smaller.
-        self.stored_bytes += u64::from(frame.stored_len);
+        if self.last_frame != Some(frame) {
+            self.stored_bytes += u64::from(frame.stored_len);
+            self.last_frame = Some(frame);
+        }
         // Within a frame, whose length is 32 bits.
         let (from, length) = (from as usize, length as usize);
         self.items.push(Item::Blocks { frame, from, length, blocks });
@@ -212,32 +216,58 @@ fn read_job(reader: &BackupReader, decoder: &mut FrameDecoder, job: Job) -> Resu
     frames.sort_unstable();
     frames.dedup();
     let fetcher = reader.frames();
-    let mut path = job.path.clone();
-    let stored = fetcher.fetch(&frames).map_err(|error| in_path(&path, None, error.into()))?;
+    let stored = fetcher.fetch(&frames).map_err(|error| in_path(&job.path, None, error.into()))?;
     let read_bytes = frames.iter().map(|frame| u64::from(frame.stored_len)).sum();
-    let stored: HashMap<FrameRef, _> = stored.into_iter().map(|stored| (stored.frame, stored)).collect();
-    let mut bytes = Vec::with_capacity(usize::try_from(job.plain_bytes).unwrap_or(0));
-    // Consecutive runs mostly lie in the same frame.
-    let mut plain: (Option<FrameRef>, Vec<u8>) = (None, Vec::new());
+    // A frame is decoded once, however many runs it has in the job; the runs go where the order of the items puts them.
+    let mut bytes = vec![0; usize::try_from(job.plain_bytes).unwrap_or(0)];
+    let mut parts: HashMap<FrameRef, Vec<Part>> = HashMap::new();
+    let mut names = vec![job.path.clone()];
+    let mut at = 0;
     for item in &job.items {
         match item {
-            Item::Entry(entry) => path = entry.path_text(),
+            Item::Entry(entry) => names.push(entry.path_text()),
             Item::Zeros(_) => {}
             Item::Blocks { frame, from, length, blocks } => {
-                if plain.0 != Some(*frame) {
-                    plain.0 = None;
-                    let found = stored.get(frame).ok_or_else(|| beyond(&path, *blocks))?;
-                    fetcher
-                        .decode(decoder, found, &mut plain.1)
-                        .map_err(|error| in_path(&path, Some(*blocks), error.into()))?;
-                    plain.0 = Some(*frame);
-                }
-                let part = plain.1.get(*from..*from + *length).ok_or_else(|| beyond(&path, *blocks))?;
-                bytes.extend_from_slice(part);
+                let part = Part { at, from: *from, length: *length, blocks: *blocks, name: names.len() - 1 };
+                parts.entry(*frame).or_default().push(part);
+                at += length;
             }
         }
     }
+    let name = |part: &Part| names.get(part.name).map_or("", String::as_str);
+    let mut plain = Vec::new();
+    for stored in &stored {
+        let parts = parts.remove(&stored.frame).unwrap_or_default();
+        let Some(first) = parts.first() else { continue };
+        fetcher
+            .decode(decoder, stored, &mut plain)
+            .map_err(|error| in_path(name(first), Some(first.blocks), error.into()))?;
+        for part in &parts {
+            match (
+                bytes.get_mut(part.at..part.at + part.length),
+                plain.get(part.from..part.from + part.length),
+            ) {
+                (Some(target), Some(source)) => target.copy_from_slice(source),
+                _ => return Err(beyond(name(part), part.blocks)),
+            }
+        }
+    }
+    if let Some(part) = parts.values().flatten().next() {
+        return Err(beyond(name(part), part.blocks));
+    }
     Ok(Done { items: job.items, bytes, read_bytes })
+}
+
+/// Bytes of a job that come out of one frame.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// Where they go among the bytes of the job.
+    at: usize,
+    from: usize,
+    length: usize,
+    blocks: (u32, u32),
+    /// Index of the file's name.
+    name: usize,
 }
 
 fn beyond(path: &str, blocks: (u32, u32)) -> Error {

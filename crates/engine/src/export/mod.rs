@@ -16,6 +16,9 @@ mod wal;
 
 pub use request::{ExportFormat, ExportReport, ExportRequest, ExportWal};
 
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
 use pgkeep_format::control_file::CONTROL_FILE_PATH;
 use pgkeep_format::tablespace_map;
 use pgkeep_repo::{BackupReader, FileEntry, FileKind, ManifestHeader, Stanza};
@@ -26,6 +29,9 @@ use self::target::{Member, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
 use crate::restore::MARKER;
+
+/// How often progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// Writes a backup out.
 pub fn export(request: &ExportRequest, observer: &dyn Observer, cancel: &Cancel) -> Result<ExportReport> {
@@ -80,6 +86,7 @@ impl Export<'_> {
             target,
             observer: self.observer,
             done_bytes: 0,
+            told: Instant::now(),
         };
         let started = header.start_time.as_second();
         let text = |path: &'static str, text: &str| {
@@ -89,7 +96,7 @@ impl Export<'_> {
         writing.whole(&label, label_text.as_bytes())?;
         // Who unpacks tar files needs it; a data directory has its links.
         if self.request.format == ExportFormat::Tar && !header.tablespaces.is_empty() {
-            let map = tablespace_map_text(header);
+            let map = self.tablespace_map_text(writing.target);
             writing.whole(&text("tablespace_map", &map).0, map.as_bytes())?;
         }
         let mut control = None;
@@ -119,6 +126,17 @@ impl Export<'_> {
         target.finish(&lines.text(header, self.wal.ranges()))?;
         self.observer.event(Event::StepFinished { step: Step::Sync });
         Ok(read_bytes)
+    }
+
+    /// What the server sent; where tablespaces are to go elsewhere, that.
+    fn tablespace_map_text(&self, target: &Target) -> String {
+        match &self.reader.header().tablespace_map {
+            Some(text) if self.request.tablespace_map.is_empty() => text.clone(),
+            _ => {
+                let place = |(oid, place): &(u32, PathBuf)| (*oid, place.to_string_lossy().into_owned());
+                tablespace_map::write(&target.tablespaces().iter().map(place).collect::<Vec<_>>())
+            }
+        }
     }
 
     fn report(&self, target: &Target, read_bytes: u64) -> ExportReport {
@@ -173,6 +191,7 @@ pub(crate) struct Writing<'a> {
     target: &'a mut Target,
     observer: &'a dyn Observer,
     done_bytes: u64,
+    told: Instant,
 }
 
 impl Writing<'_> {
@@ -219,6 +238,10 @@ impl Writing<'_> {
 
     fn tell(&mut self, bytes: u64) {
         self.done_bytes += bytes;
+        if self.told.elapsed() < PROGRESS_EVERY {
+            return;
+        }
+        self.told = Instant::now();
         self.observer.event(Event::Progress { step: Step::Write, done_bytes: self.done_bytes });
     }
 }
@@ -226,15 +249,6 @@ impl Writing<'_> {
 /// The note of an unfinished restore belongs to nobody's backup.
 fn is_exported(entry: &FileEntry) -> bool {
     entry.meta.path != MARKER.as_bytes()
-}
-
-/// What the server sent, or the same made from what is known of the tablespaces.
-fn tablespace_map_text(header: &ManifestHeader) -> String {
-    header.tablespace_map.clone().unwrap_or_else(|| {
-        let places: Vec<(u32, String)> =
-            header.tablespaces.iter().map(|space| (space.oid, space.path.clone())).collect();
-        tablespace_map::write(&places)
-    })
 }
 
 fn no_control_file(header: &ManifestHeader) -> Error {
