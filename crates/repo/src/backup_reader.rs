@@ -15,13 +15,11 @@ use crate::digest::finish16;
 use crate::error::Result;
 use crate::frame::{FrameKind, FrameRef};
 use crate::frame_fetcher::FrameFetcher;
-use crate::manifest::{FileEntry, FileKind, ManifestHeader, PREAMBLE_LEN, Preamble, decode_line};
+use crate::manifest::{FileEntry, FileKind, ManifestHeader, Preamble, decode_line};
 use crate::stanza::Stanza;
 use crate::wal_object::{self, WalFile};
-use crate::{BackupId, BlockDigest, DigestKey, RepoError, key, lease};
+use crate::{BackupId, BlockDigest, DigestKey, RepoError, key, stored_manifest};
 
-/// One read of this size mostly has the whole header.
-const FIRST_READ: u64 = 64 << 10;
 /// The longest line of a file.
 const MAX_LINE: u64 = 1 << 20;
 /// No map has more runs: 128 GiB in single blocks. Leaves that name the same piece again and again would fill memory.
@@ -56,81 +54,20 @@ type CachedFrame = (FrameKind, FrameRef, Arc<Vec<u8>>);
 
 /// Reads the header of a backup, and no more than that.
 pub(crate) fn read_header(stanza: &Stanza, id: BackupId) -> Result<(ManifestHeader, Preamble)> {
-    let store = stanza.repository().store();
-    let key = key::manifest(stanza.name(), id);
-    let (start, size) = store.get_start(&key, FIRST_READ)?;
-    if start.as_ref() == lease::ABANDONED {
-        return Err(RepoError::NotFound { key });
-    }
-    let preamble = Preamble::decode(&key, &start)?;
-    let end = preamble.files_offset();
-    if end.checked_add(preamble.files_stored) != Some(size) {
-        return Err(RepoError::corrupt(
-            key,
-            size.min(end),
-            "the manifest does not have the length that it declares",
-        ));
-    }
-    let stored = match start.get(PREAMBLE_LEN..end as usize) {
-        Some(stored) => Bytes::copy_from_slice(stored),
-        None => store.get_range(&key, PREAMBLE_LEN as u64..end)?,
-    };
-    let header = decode_header(stanza, id, &key, &preamble, &stored)?;
-    Ok((header, preamble))
-}
-
-fn decode_header(
-    stanza: &Stanza,
-    id: BackupId,
-    key: &str,
-    preamble: &Preamble,
-    stored: &[u8],
-) -> Result<ManifestHeader> {
-    let repository = stanza.repository();
-    let corrupt = |what: &str| RepoError::corrupt(key, PREAMBLE_LEN as u64, what);
-    let plain_len = preamble.header_plain as usize;
-    let plain = zstd::bulk::decompress(stored, plain_len)
-        .map_err(|_| corrupt("the header cannot be decompressed"))?;
-    if plain.len() != plain_len || repository.digest_key().manifest(&plain) != preamble.header_digest {
-        return Err(corrupt("the digest of the header is wrong"));
-    }
-    let header: ManifestHeader = serde_json::from_slice(&plain)
-        .map_err(|e| corrupt(&format!("the header is not the JSON of a backup: {e}")))?;
-    if preamble.repository_id != repository.id_bytes()
-        || preamble.epoch != id.epoch()
-        || header.id != id
-        || header.stanza != stanza.name().as_str()
-    {
-        return Err(corrupt("the manifest is that of another backup"));
-    }
-    if !header.block_size.is_power_of_two() || !(1 << 10..=32 << 10).contains(&header.block_size) {
-        return Err(corrupt("the block size is impossible"));
-    }
-    if header.packs.iter().any(|pack| pack.backup.epoch() != pack.epoch) {
-        return Err(corrupt("a pack of another epoch than its backup"));
-    }
-    Ok(header)
+    stored_manifest::read_header(stanza, id, key::manifest(stanza.name(), id))
 }
 
 impl BackupReader {
     pub(crate) fn open(stanza: &Stanza, id: BackupId) -> Result<BackupReader> {
         let repository = stanza.repository();
         let manifest_key = key::manifest(stanza.name(), id);
-        let bytes = match repository.store().get_optional(&manifest_key)? {
-            Some(bytes) if bytes.as_ref() != lease::ABANDONED => bytes,
-            _ => {
-                return Err(RepoError::BackupNotFound { stanza: stanza.name().to_string(), id });
-            }
-        };
-        let preamble = Preamble::decode(&manifest_key, &bytes)?;
-        let begin = preamble.files_offset();
-        if begin.checked_add(preamble.files_stored) != Some(bytes.len() as u64) {
-            let what = "the manifest does not have the length that it declares";
-            return Err(RepoError::corrupt(manifest_key, bytes.len() as u64, what));
-        }
-        let stored = bytes.get(PREAMBLE_LEN..begin as usize).unwrap_or_default();
-        let header = decode_header(stanza, id, &manifest_key, &preamble, stored)?;
-        let lines = bytes.slice(begin as usize..);
+        let (header, preamble, lines): (ManifestHeader, Preamble, Bytes) =
+            stored_manifest::read(stanza, id, &manifest_key).map_err(|error| match error {
+                RepoError::NotFound { key } if key == manifest_key => {
+                    RepoError::BackupNotFound { stanza: stanza.name().to_string(), id }
+                }
+                error => error,
+            })?;
         check_lines(&manifest_key, &lines, &preamble, repository.digest_key())?;
         let fetcher = FrameFetcher::new(
             repository.store().clone(),

@@ -27,6 +27,7 @@ use crate::pack::PACK_TRAILER_LEN;
 use crate::pack_set::PackSet;
 use crate::parent_map::ParentMap;
 use crate::stanza::Stanza;
+use crate::stored_manifest::{self, Packs};
 use crate::wal_object::{self, WalObject};
 use crate::{BackupId, RepoError, key};
 
@@ -344,23 +345,10 @@ impl BackupWriter {
     /// manifest may have been stored in spite of the error.
     pub fn commit(mut self, header: ManifestHeader) -> Result<ManifestHeader> {
         let (header, chunks) = self.prepare(header)?;
-        self.settled = true;
-        let store = self.stanza.repository().store().clone();
         let key = key::manifest(self.stanza.name(), self.id);
-        match store.put_new_chunks(&key, chunks) {
-            Ok(true) => Ok(header),
-            Ok(false) if lease::is_void(&self.stanza, &key)? => {
-                self.settled = false;
-                Err(RepoError::Fenced { id: self.id, key })
-            }
-            Ok(false) => Err(RepoError::AlreadyExists { key }),
-            Err(error) => {
-                // The manifest may be there in spite of the error, and then it needs its packs. Only of a full disk is it
-                // known that nothing was put in place.
-                self.settled = !(error.is_no_space() && matches!(store.head(&key), Ok(None)));
-                Err(error)
-            }
-        }
+        let (packs, stored) = stored_manifest::create(&self.stanza, self.id, key, chunks);
+        self.settled = packs == Packs::Needed;
+        stored.map(|()| header)
     }
 
     /// Everything that comes before the manifest: packs are durable, and the manifest is ready.

@@ -42,6 +42,7 @@ mod report;
 mod repository;
 mod stanza;
 mod store;
+mod stored_manifest;
 mod wal_archive;
 mod wal_object;
 

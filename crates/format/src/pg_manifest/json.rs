@@ -93,7 +93,8 @@ impl Words {
                 }
                 State::Bare => {
                     let is_number = self.raw.first().is_some_and(|first| matches!(first, b'-' | b'0'..=b'9'));
-                    if !is_word_byte(*byte) && !(is_number && matches!(byte, b'.' | b'+' | b'-')) {
+                    let belongs = is_word_byte(*byte) || is_number && matches!(byte, b'.' | b'+' | b'-');
+                    if !belongs {
                         return self.bare().map(Some);
                     }
                     *input = rest;

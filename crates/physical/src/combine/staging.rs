@@ -14,6 +14,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use pgkeep_format::archive::Compression;
+use pgkeep_format::tablespace_map::{self, MAX_TABLESPACE_MAP_LENGTH};
 use pgkeep_format::tar::{TarEntry, TarEntryKind, TarEvent, TarReader};
 use pgkeep_tool::{Result, ToolError, system_text};
 
@@ -98,12 +99,14 @@ pub(super) fn unpack_archives(
             unpacked: Unpacked { directory, tablespaces: BTreeMap::new(), is_group_readable: false },
             is_newest: number == last,
             made: BTreeSet::new(),
+            map: None,
         };
         for (name, contents, compression) in archives {
             if contents != ArchiveContents::Wal || number == last {
                 unpacking.unpack(&input.join(&name), contents, compression)?;
             }
         }
+        unpacking.take_map(input)?;
         staging.inputs.insert(number, unpacking.unpacked);
     }
     Ok(staging)
@@ -134,6 +137,8 @@ struct Unpacking {
     is_newest: bool,
     /// Directories that are there.
     made: BTreeSet<Vec<u8>>,
+    /// The `tablespace_map`, which archives have instead of links.
+    map: Option<Vec<u8>>,
 }
 
 impl Unpacking {
@@ -154,6 +159,7 @@ impl Unpacking {
         let mut tar = TarReader::new();
         let mut buffer = vec![0; PIECE];
         let mut open: Option<(PathBuf, BufWriter<File>)> = None;
+        let mut is_map = false;
         loop {
             let length = match source.read(&mut buffer) {
                 Ok(0) => break,
@@ -164,8 +170,17 @@ impl Unpacking {
             let mut piece = buffer.get(..length).unwrap_or_default();
             while let Some(event) = tar.next(&mut piece).map_err(|error| damaged(&error))? {
                 match event {
-                    TarEvent::Entry(entry) => open = self.begin(&prefix, &entry)?,
+                    TarEvent::Entry(entry) => {
+                        open = self.begin(&prefix, &entry)?;
+                        is_map = prefix.is_empty() && entry.path == b"tablespace_map";
+                        if is_map && entry.size > MAX_TABLESPACE_MAP_LENGTH as u64 {
+                            return Err(damaged(&"its tablespace_map is too long"));
+                        }
+                    }
                     TarEvent::Data(data) => {
+                        if is_map {
+                            self.map.get_or_insert_default().extend_from_slice(data);
+                        }
                         if let Some((path, file)) = &mut open {
                             file.write_all(data).map_err(|error| not_written(path, &error))?;
                         }
@@ -215,12 +230,27 @@ impl Unpacking {
                 if let Some(slash) = path.iter().rposition(|byte| *byte == b'/') {
                     self.make_directory(path.get(..slash).unwrap_or_default())?;
                 }
-                let mode = if self.unpacked.is_group_readable { 0o640 } else { 0o600 };
+                let mode = if entry.mode & 0o040 != 0 { 0o640 } else { 0o600 };
                 let path = self.unpacked.directory.join(OsStr::from_bytes(&path));
                 let file = create(&path, mode)?;
                 Ok(Some((path, BufWriter::with_capacity(256 << 10, file))))
             }
         }
+    }
+
+    /// Takes the places of tablespaces from the map.
+    fn take_map(&mut self, input: &Path) -> Result<()> {
+        let Some(map) = self.map.take() else { return Ok(()) };
+        let malformed = |error: &dyn std::fmt::Display| {
+            ToolError::new(format!("could not read tablespace_map of \"{}\": {error}", input.display()))
+        };
+        let text = String::from_utf8(map).map_err(|error| malformed(&error))?;
+        for (oid, path) in tablespace_map::parse(&text).map_err(|error| malformed(&error))? {
+            self.make_directory(format!("pg_tblspc/{oid}").as_bytes())?;
+            let path = OsString::from_vec(canonical_path(path.as_bytes())).into();
+            self.unpacked.tablespaces.insert(oid, path);
+        }
+        Ok(())
     }
 
     fn is_needed(&self, path: &[u8]) -> bool {

@@ -205,8 +205,12 @@ impl<'a> Combination<'a> {
         } else {
             self.report.copied += 1;
             self.warn_of_unlisted(self.inputs.inputs.len() - 1, &target);
-            // What was unpacked is there for this only.
-            let method = if newest.unpacked.is_some() { CopyMethod::Link } else { self.request.copy_method };
+            // What was unpacked is there for this only. A tablespace may be on another file system.
+            let method = match newest.unpacked {
+                Some(_) if place.in_tablespace => CopyMethod::Copy,
+                Some(_) => CopyMethod::Link,
+                None => self.request.copy_method,
+            };
             self.copy_whole(self.inputs.inputs.len() - 1, &path, &target, method)?
         };
         self.list(&target.manifest_path, &target.path, checksum)

@@ -41,29 +41,28 @@ impl DumpPartReader {
             start
         });
         let starts = starts.collect();
-        DumpPartReader {
-            decoder: fetcher.decoder(),
-            fetcher,
-            frames: Arc::new(frames),
-            starts: Arc::new(starts),
-            size,
-            position: 0,
-            current: None,
-            plain: Vec::new(),
-            ahead: VecDeque::new(),
-            failure: None,
-        }
+        DumpPartReader::at_beginning(fetcher, Arc::new(frames), Arc::new(starts), size)
     }
 
     /// Another reader of the same bytes, at their beginning: for another thread.
     #[must_use]
     pub fn reopen(&self) -> DumpPartReader {
+        let (frames, starts) = (Arc::clone(&self.frames), Arc::clone(&self.starts));
+        DumpPartReader::at_beginning(self.fetcher.clone(), frames, starts, self.size)
+    }
+
+    fn at_beginning(
+        fetcher: FrameFetcher,
+        frames: Arc<Vec<FrameRef>>,
+        starts: Arc<Vec<u64>>,
+        size: u64,
+    ) -> DumpPartReader {
         DumpPartReader {
-            fetcher: self.fetcher.clone(),
-            decoder: self.fetcher.decoder(),
-            frames: Arc::clone(&self.frames),
-            starts: Arc::clone(&self.starts),
-            size: self.size,
+            decoder: fetcher.decoder(),
+            fetcher,
+            frames,
+            starts,
+            size,
             position: 0,
             current: None,
             plain: Vec::new(),

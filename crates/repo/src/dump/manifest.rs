@@ -13,14 +13,12 @@ use crate::bytes::{Malformed, Parsed};
 use crate::digest::finish16;
 use crate::error::Result;
 use crate::frame::FrameRef;
-use crate::manifest::{PREAMBLE_LEN, PackEntry, Preamble};
+use crate::manifest::{PackEntry, Preamble};
 use crate::stanza::Stanza;
-use crate::{RepoError, key, lease};
+use crate::{RepoError, key, stored_manifest};
 
 /// Frames of one line.
 pub(super) const LINE_FRAMES: usize = 1024;
-/// One read of this size mostly has the whole header.
-const FIRST_READ: u64 = 64 << 10;
 /// The longest line.
 const MAX_LINE: u64 = 1 << 20;
 /// Frames of one dump: 16 TiB. Lines of a hostile manifest would fill memory.
@@ -76,75 +74,15 @@ pub(super) struct PartLines {
 
 /// Reads the header of a dump; [`RepoError::NotFound`] where there is none.
 pub(super) fn read_header(stanza: &Stanza, id: DumpId) -> Result<(DumpHeader, Preamble)> {
-    let store = stanza.repository().store();
-    let key = key::dump_manifest(stanza.name(), id);
-    let (start, size) = store.get_start(&key, FIRST_READ)?;
-    if start.as_ref() == lease::ABANDONED {
-        return Err(RepoError::NotFound { key });
-    }
-    let preamble = Preamble::decode(&key, &start)?;
-    check_length(&key, &preamble, size)?;
-    let end = preamble.files_offset();
-    let stored = match usize::try_from(end).ok().and_then(|end| start.get(PREAMBLE_LEN..end)) {
-        Some(stored) => Bytes::copy_from_slice(stored),
-        None => store.get_range(&key, PREAMBLE_LEN as u64..end)?,
-    };
-    Ok((decode_header(stanza, id, &key, &preamble, &stored)?, preamble))
+    stored_manifest::read_header(stanza, id, key::dump_manifest(stanza.name(), id))
 }
 
 /// Reads the whole manifest; [`RepoError::NotFound`] where there is none.
 pub(super) fn read(stanza: &Stanza, id: DumpId) -> Result<(DumpHeader, Vec<PartLines>)> {
     let key = key::dump_manifest(stanza.name(), id);
-    let bytes = stanza.repository().store().get(&key)?;
-    if bytes.as_ref() == lease::ABANDONED {
-        return Err(RepoError::NotFound { key });
-    }
-    let preamble = Preamble::decode(&key, &bytes)?;
-    check_length(&key, &preamble, bytes.len() as u64)?;
-    let begin = usize::try_from(preamble.files_offset()).unwrap_or(usize::MAX);
-    let header =
-        decode_header(stanza, id, &key, &preamble, bytes.get(PREAMBLE_LEN..begin).unwrap_or_default())?;
-    let lines = read_lines(stanza, &key, &preamble, &header, bytes.slice(begin..))?;
+    let (header, preamble, stored) = stored_manifest::read(stanza, id, &key)?;
+    let lines = read_lines(stanza, &key, &preamble, &header, stored)?;
     Ok((header, lines))
-}
-
-fn check_length(key: &str, preamble: &Preamble, size: u64) -> Result<()> {
-    let end = preamble.files_offset();
-    if end.checked_add(preamble.files_stored) == Some(size) {
-        return Ok(());
-    }
-    let what = "the manifest does not have the length that it declares";
-    Err(RepoError::corrupt(key, size.min(end), what))
-}
-
-fn decode_header(
-    stanza: &Stanza,
-    id: DumpId,
-    key: &str,
-    preamble: &Preamble,
-    stored: &[u8],
-) -> Result<DumpHeader> {
-    let repository = stanza.repository();
-    let corrupt = |what: &str| RepoError::corrupt(key, PREAMBLE_LEN as u64, what);
-    let plain_len = preamble.header_plain as usize;
-    let plain = zstd::bulk::decompress(stored, plain_len)
-        .map_err(|_| corrupt("the header cannot be decompressed"))?;
-    if plain.len() != plain_len || repository.digest_key().manifest(&plain) != preamble.header_digest {
-        return Err(corrupt("the digest of the header is wrong"));
-    }
-    let header: DumpHeader = serde_json::from_slice(&plain)
-        .map_err(|e| corrupt(&format!("the header is not the JSON of a dump: {e}")))?;
-    if preamble.repository_id != repository.id_bytes()
-        || preamble.epoch != id.epoch()
-        || header.id != id
-        || header.stanza != stanza.name().as_str()
-    {
-        return Err(corrupt("the manifest is that of another dump"));
-    }
-    if header.packs.iter().any(|pack| pack.backup != id || pack.epoch != id.epoch()) {
-        return Err(corrupt("a pack of another dump"));
-    }
-    Ok(header)
 }
 
 /// Reads all lines, and believes them when their digest is right and they add up to the sizes of the parts.

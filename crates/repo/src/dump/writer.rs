@@ -15,6 +15,7 @@ use crate::frame::{FrameKind, FrameRef, MAX_BLOCKS_FRAME, MetaEncoder};
 use crate::manifest_writer::{LineWriter, assemble, memory};
 use crate::pack_set::{PackOrigin, PackSet};
 use crate::stanza::Stanza;
+use crate::stored_manifest::{self, Packs};
 use crate::{Compression, RepoError, key, lease};
 
 /// Plain bytes of a frame. Larger than a backup's: nobody reads single pages of a dump.
@@ -149,22 +150,10 @@ impl DumpWriter {
         let body = lines.finish().map_err(memory)?;
         let chunks = assemble(&header, header.epoch, body, repository.id_bytes(), digests)?;
         lease::refuse_fenced(&self.stanza, self.id)?;
-        self.settled = true;
-        let store = repository.store();
         let key = key::dump_manifest(self.stanza.name(), self.id);
-        match store.put_new_chunks(&key, chunks) {
-            Ok(true) => Ok(header),
-            Ok(false) if lease::is_void(&self.stanza, &key)? => {
-                self.settled = false;
-                Err(RepoError::Fenced { id: self.id, key })
-            }
-            Ok(false) => Err(RepoError::AlreadyExists { key }),
-            Err(error) => {
-                // The manifest may be there in spite of the error, and then it needs its packs.
-                self.settled = !(error.is_no_space() && matches!(store.head(&key), Ok(None)));
-                Err(error)
-            }
-        }
+        let (packs, stored) = stored_manifest::create(&self.stanza, self.id, key, chunks);
+        self.settled = packs == Packs::Needed;
+        stored.map(|()| header)
     }
 
     /// Gives up, as dropping does: what was written is removed as far as possible.

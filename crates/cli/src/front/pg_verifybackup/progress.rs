@@ -17,7 +17,6 @@ impl ProgressLine {
         ProgressLine { is_wanted, last: Mutex::new(None) }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a line each second")]
     pub(super) fn show(&self, progress: Progress) {
         if !self.is_wanted {
             return;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 
 use pgkeep_format::archive::{
-    ArchiveDecoder, ArchiveError, DataKind, DataPiece, DumpId, IndexedEntry, PieceIndex, TocEntry,
+    ArchiveDecoder, ArchiveError, DataKind, DataPiece, DumpId, IndexedEntry, TocEntry,
 };
 use pgkeep_tool::compress::piece_digest;
 use pgkeep_tool::{Result, ToolError};
@@ -27,11 +27,6 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    fn new(index: PieceIndex, fits: impl Fn(&IndexedEntry) -> bool) -> Pieces {
-        let entries = index.entries.into_iter().filter(fits);
-        Pieces { entries: entries.map(|entry| (entry.dump_id, entry)).collect() }
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -65,23 +60,22 @@ impl Source {
         };
         let Some(index) = index else { return Ok(Pieces::default()) };
         let compression = index.compression;
-        let mut fitting = Vec::new();
-        for indexed in &index.entries {
+        let mut entries = HashMap::new();
+        for indexed in index.entries {
             let Some(entry) = contents.index_of(indexed.dump_id).map(|place| &contents.entries[place]) else {
                 continue;
             };
             let fits = match self {
-                Source::Custom(custom) => custom.fits(entry, indexed, compression),
-                Source::Directory(directory) => directory.fits(entry, indexed, compression),
-                Source::Tar(tar) => tar.fits(entry, indexed)?,
+                Source::Custom(custom) => custom.fits(entry, &indexed, compression),
+                Source::Directory(directory) => directory.fits(entry, &indexed, compression),
+                Source::Tar(tar) => tar.fits(entry, &indexed)?,
                 Source::Live(_) => false,
             };
             if fits {
-                fitting.push(indexed.dump_id);
+                entries.insert(indexed.dump_id, indexed);
             }
         }
-        let fitting: std::collections::HashSet<DumpId> = fitting.into_iter().collect();
-        Ok(Pieces::new(index, |indexed| fitting.contains(&indexed.dump_id)))
+        Ok(Pieces { entries })
     }
 
     /// Hands one piece of an entry's rows to the sink: what a COPY of its own takes.
