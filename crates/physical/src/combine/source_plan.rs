@@ -8,6 +8,8 @@
 //!
 //! Stock's program looks only at the newest of these lengths, and brings deleted rows back (`docs/reference/pg_combinebackup.md`).
 
+use std::ops::Range;
+
 use pgkeep_format::incremental_file::IncrementalHeader;
 
 /// What one backup has of a file.
@@ -59,28 +61,56 @@ impl SourcePlan {
             Layer::Incremental(header) => header.file_blocks(),
             Layer::Whole { blocks } => *blocks,
         };
-        let mut sources: Vec<Option<RunSource>> = vec![None; blocks as usize];
+        // What nothing was found for yet, in order. As large as the layers' lists, however long they say that the file is.
+        let mut gaps: Vec<Range<u32>> = if blocks > 0 { vec![0..blocks] } else { Vec::new() };
+        let mut runs = Vec::new();
         // Nothing is cut off before the newest backup.
         let mut cap = blocks;
         for (layer, contents) in layers.iter().enumerate() {
-            let mut take = |block: u32, index: u32| {
-                if block < cap
-                    && let Some(place @ None) = sources.get_mut(block as usize)
-                {
-                    *place = Some(RunSource { layer, index });
-                }
-            };
+            let run = |first, count, index| Run { first, count, source: Some(RunSource { layer, index }) };
             match contents {
                 Layer::Whole { blocks } => {
-                    (0..*blocks).take(cap as usize).for_each(|block| take(block, block))
+                    let end = cap.min(*blocks);
+                    for gap in std::mem::take(&mut gaps) {
+                        let middle = gap.end.min(end).max(gap.start);
+                        if gap.start < middle {
+                            runs.push(run(gap.start, middle - gap.start, gap.start));
+                        }
+                        if middle < gap.end {
+                            gaps.push(middle..gap.end);
+                        }
+                    }
                 }
                 Layer::Incremental(header) => {
-                    header.blocks.iter().zip(0..).for_each(|(block, index)| take(*block, index));
+                    let mut found = header.blocks.iter().copied().zip(0..).peekable();
+                    for gap in std::mem::take(&mut gaps) {
+                        let mut begin = gap.start;
+                        while let Some((block, index)) = found.next_if(|(block, _)| *block < gap.end.min(cap))
+                        {
+                            if block < gap.start {
+                                continue;
+                            }
+                            if begin < block {
+                                gaps.push(begin..block);
+                            }
+                            runs.push(run(block, 1, index));
+                            begin = block + 1;
+                        }
+                        if begin < gap.end {
+                            gaps.push(begin..gap.end);
+                        }
+                    }
                     cap = cap.min(header.truncation_block_length);
                 }
             }
         }
-        SourcePlan { runs: runs_of(&sources), blocks }
+        runs.extend(gaps.into_iter().map(|gap| Run {
+            first: gap.start,
+            count: gap.end - gap.start,
+            source: None,
+        }));
+        runs.sort_unstable_by_key(|run| run.first);
+        SourcePlan { runs: joined(runs), blocks }
     }
 
     /// Whether the file is that of the whole layer, which has so many blocks and nothing beyond them.
@@ -95,15 +125,16 @@ impl SourcePlan {
     }
 }
 
-fn runs_of(sources: &[Option<RunSource>]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for (block, source) in (0..).zip(sources) {
-        match runs.last_mut() {
-            Some(run) if follows(run, *source) => run.count += 1,
-            _ => runs.push(Run { first: block, count: 1, source: *source }),
+/// Runs with neighbours made one.
+fn joined(runs: Vec<Run>) -> Vec<Run> {
+    let mut all: Vec<Run> = Vec::new();
+    for run in runs {
+        match all.last_mut() {
+            Some(last) if follows(last, run.source) => last.count += run.count,
+            _ => all.push(run),
         }
     }
-    runs
+    all
 }
 
 fn follows(run: &Run, next: Option<RunSource>) -> bool {
@@ -171,6 +202,12 @@ mod tests {
         let shorter =
             SourcePlan::new(&[incremental(4, &[]), incremental(2, &[]), Layer::Whole { blocks: 4 }]);
         assert!(!shorter.is_copy_of(2, 4), "the file was cut in between");
+    }
+
+    #[test]
+    fn lengths_that_nobody_has_take_no_memory() {
+        let layers = [incremental(u32::MAX, &[7]), incremental(u32::MAX, &[]), Layer::Whole { blocks: 2 }];
+        assert_eq!(shown(&layers), "0+2 2@0, 2+5 zero, 7+1 0@0, 8+4294967287 zero");
     }
 
     const MOST: u32 = 40;
