@@ -4,10 +4,12 @@
 //! people look for them.
 
 mod backup_archive;
+pub mod base_backup;
 mod canonical_path;
 mod checksum;
 pub mod combine;
 mod manifest_table;
 pub mod verify;
+pub mod wal_receive;
 
 pub use canonical_path::canonical_path;

@@ -43,6 +43,14 @@ impl MessageReader {
         &self.buffer[self.body.clone()]
     }
 
+    /// Whether a whole message has arrived beyond the current one.
+    pub(crate) fn has_message(&self) -> bool {
+        match self.buffer[self.start..self.end] {
+            [_, a, b, c, d, ..] => self.end - self.start > u32::from_be_bytes([a, b, c, d]) as usize,
+            _ => false,
+        }
+    }
+
     /// Moves to the next message and returns its type. After a timeout it can be called again; nothing is lost.
     pub(crate) fn advance(&mut self, source: &mut impl Read, during: &'static str) -> Result<u8, WireError> {
         self.body = self.start..self.start;

@@ -3,7 +3,7 @@
 //!
 //! Slots that a backup makes are temporary: the server drops them with the session, however it ends.
 
-use pgkeep_format::{Lsn, TimelineId};
+use pgkeep_format::{Lsn, TimelineId, WalSegmentSize};
 
 use crate::connection::Connection;
 use crate::error::WireError;
@@ -67,6 +67,14 @@ impl Connection {
         Ok(rows.one()?.text(&column)?.to_owned())
     }
 
+    /// Bytes of a WAL segment on this server.
+    pub fn wal_segment_size(&mut self) -> Result<WalSegmentSize, WireError> {
+        let shown = self.show("wal_segment_size")?;
+        parse_segment_size(&shown).ok_or_else(|| {
+            WireError::UnexpectedResult(format!("`{}` as the size of WAL segments", shown.escape_debug()))
+        })
+    }
+
     /// File name and content of a timeline's history file; `None` when the server has none, as for timeline 1.
     pub fn timeline_history(&mut self, timeline: TimelineId) -> Result<Option<(String, Vec<u8>)>, WireError> {
         if timeline.get() == 1 {
@@ -127,6 +135,18 @@ impl Connection {
     }
 }
 
+/// A size as SHOW prints it: `16MB`, `1GB`.
+fn parse_segment_size(shown: &str) -> Option<WalSegmentSize> {
+    let (digits, unit) = shown.split_at_checked(shown.len().checked_sub(2)?)?;
+    let shift = match unit {
+        "MB" => 20,
+        "GB" => 30,
+        _ => return None,
+    };
+    let bytes = digits.parse::<u32>().ok()?.checked_mul(1 << shift)?;
+    WalSegmentSize::try_from(bytes).ok()
+}
+
 /// A timeline column, whatever integer type the version gives it.
 pub(crate) fn timeline(row: &Row<'_>, column: &str) -> Result<Option<TimelineId>, WireError> {
     if row.optional(column)?.is_none() {
@@ -136,4 +156,20 @@ pub(crate) fn timeline(row: &Row<'_>, column: &str) -> Result<Option<TimelineId>
     TimelineId::try_from(number)
         .map(Some)
         .map_err(|_| WireError::UnexpectedResult(format!("column `{column}` holds timeline 0")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segment_sizes_are_read_as_servers_show_them() {
+        let bytes = |shown| parse_segment_size(shown).map(WalSegmentSize::bytes);
+        assert_eq!(bytes("1MB"), Some(1 << 20));
+        assert_eq!(bytes("16MB"), Some(16 << 20));
+        assert_eq!(bytes("1GB"), Some(1 << 30));
+        for shown in ["", "B", "16", "16kB", "3MB", "2GB", "4294967297MB", "-1MB", "ü", "üM"] {
+            assert_eq!(bytes(shown), None, "{shown}");
+        }
+    }
 }

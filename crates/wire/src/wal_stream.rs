@@ -145,6 +145,11 @@ impl WalStream<'_> {
         }
     }
 
+    /// Whether another event has arrived already, so that it is worth taking before something slow is done.
+    pub fn has_more(&self) -> bool {
+        self.connection.reader.has_message()
+    }
+
     /// Reports positions: everything before them is written, durable, applied. With a slot, WAL before `flush` may be
     /// removed by the server, so report only what is durable here; 0 leaves the slot alone.
     ///

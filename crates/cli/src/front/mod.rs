@@ -8,9 +8,11 @@ mod compression;
 mod getopt;
 mod message;
 mod password;
+mod pg_basebackup;
 mod pg_combinebackup;
 mod pg_dump;
 mod pg_dumpall;
+mod pg_receivewal;
 mod pg_restore;
 mod pg_verifybackup;
 mod program;
@@ -34,6 +36,12 @@ struct Front {
 
 const FRONTS: &[Front] = &[
     Front {
+        name: "pg_basebackup",
+        run: pg_basebackup::run,
+        #[cfg(test)]
+        check: pg_basebackup::check,
+    },
+    Front {
         name: "pg_combinebackup",
         run: pg_combinebackup::run,
         #[cfg(test)]
@@ -50,6 +58,12 @@ const FRONTS: &[Front] = &[
         run: pg_dumpall::run,
         #[cfg(test)]
         check: pg_dumpall::check,
+    },
+    Front {
+        name: "pg_receivewal",
+        run: pg_receivewal::run,
+        #[cfg(test)]
+        check: pg_receivewal::check,
     },
     Front {
         name: "pg_restore",

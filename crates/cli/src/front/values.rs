@@ -10,7 +10,7 @@ use pgkeep_logical::filter::{self, FilterItem};
 use pgkeep_logical::restore::Selection;
 use pgkeep_logical::restrict_key;
 use pgkeep_tool::system_text;
-use pgkeep_wire::{Environment, raw_text};
+use pgkeep_wire::{ConnInfo, ConnInfoError, Environment, parse_connection_string, raw_text};
 
 use super::program::Mistake;
 use crate::caller::Caller;
@@ -141,6 +141,37 @@ pub(super) fn not_allowed(item: &FilterItem) -> Mistake {
 /// The pattern of a line, as text.
 pub(super) fn filter_pattern(item: &FilterItem) -> String {
     raw_text(item.pattern.as_bytes())
+}
+
+/// The connection that a string and other options ask for. The options beat the string, whose database does not count.
+pub(super) fn beneath_options(text: Option<&str>, options: &[(String, String)]) -> Result<ConnInfo, Mistake> {
+    let mistake = |error: ConnInfoError| Mistake::Plain(error.to_string());
+    let mut pairs = Vec::new();
+    if let Some(text) = text.filter(|text| !text.is_empty()) {
+        if !text.contains('=') && !text.contains("://") {
+            return Err(Mistake::Plain(format!("missing \"=\" after \"{text}\" in connection info string")));
+        }
+        pairs = parse_connection_string(text).map_err(mistake)?;
+        pairs.retain(|(keyword, value)| keyword != "dbname" && !value.is_empty());
+    }
+    let pairs: Vec<(&str, &str)> =
+        pairs.iter().chain(options).map(|(keyword, value)| (keyword.as_str(), value.as_str())).collect();
+    ConnInfo::resolve_with(&pairs, None, &environment()).map_err(mistake)
+}
+
+/// As [`beneath_options`], of a program that the server knows by its name unless it is told another one.
+pub(super) fn server_connection(
+    program: &str,
+    text: Option<&str>,
+    options: &[(String, String)],
+) -> Result<ConnInfo, Mistake> {
+    let connection = beneath_options(text, options)?;
+    match connection.get("fallback_application_name") {
+        Some(_) => Ok(connection),
+        None => connection
+            .with("fallback_application_name", program)
+            .map_err(|error| Mistake::Plain(error.to_string())),
+    }
 }
 
 /// What libpq reads of the environment.

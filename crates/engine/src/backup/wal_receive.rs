@@ -11,15 +11,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pgkeep_format::{Lsn, SegmentNumber, TimelineId, WalSegmentName, WalSegmentSize};
+use pgkeep_physical::wal_receive::{
+    Progress, StreamError, StreamOptions, TimelineEnd, WalSink, stream_timeline,
+};
 use pgkeep_repo::{ClusterRecord, Compression, WalArchive};
-use pgkeep_wire::{Connection, WalEvent};
+use pgkeep_wire::Connection;
 
 use crate::ConnectionRequest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal::put_segment;
 
-/// How long to wait for the server between two looks at whether the backup was given up.
-const LOOK: Duration = Duration::from_millis(200);
 /// How often the server is told what is stored; it ends a silent connection after `wal_sender_timeout` (60 s by default).
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// How long the stream may bring nothing while it must before it counts as broken.
@@ -154,81 +155,144 @@ impl Reception {
     fn run(self, prepared: PreparedReceiver, first: SegmentNumber) -> Result<Received> {
         let PreparedReceiver { mut connection, slot } = prepared;
         let size = self.segment_size;
-        let name = |number| WalSegmentName { timeline: self.timeline, number };
-        let mut stream = connection.start_replication(Some(&slot), size.start_of(first), self.timeline)?;
-        let mut number = first;
-        let mut segment: Vec<u8> = Vec::new();
-        let mut reported = Instant::now();
-        let mut last_data = Instant::now();
-        // An idle server is silent for as long as the copy takes; only from the stop on is something due.
-        let mut due_since = None;
-        loop {
-            if self.give_up.load(Ordering::SeqCst) {
-                return Err(Error::new(ErrorKind::Interrupted, "the backup was given up"));
+        let options = StreamOptions {
+            slot: Some(&slot),
+            segment_size: size,
+            status_every: Some(REPORT_EVERY),
+            reports_flush: true,
+            synchronous: false,
+        };
+        let mut sink = ArchiveSink {
+            reception: &self,
+            open: WalSegmentName { timeline: self.timeline, number: first },
+            bytes: Vec::new(),
+        };
+        let mut failure = None;
+        let mut silence = Silence::default();
+        let mut stop = |progress: Progress| match self.judge(progress.position, &mut silence) {
+            Ok(is_enough) => is_enough,
+            Err(error) => {
+                failure = Some(error);
+                true
             }
-            let stop = Lsn(self.stop_at.load(Ordering::SeqCst));
-            let position = size.start_of(number).saturating_add(segment.len() as u64);
-            if stop.is_valid() {
-                // Later WAL than the backup needs may have begun to come: its segment is not waited for.
-                if size.start_of(number) >= stop {
-                    return Ok(Received { last: name(SegmentNumber(number.0 - 1)), tail: None });
+        };
+        let start = size.start_of(first);
+        let end = stream_timeline(&mut connection, &options, start, self.timeline, &mut sink, &mut stop);
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        match end.map_err(failed)? {
+            TimelineEnd::Stopped(position) => {
+                let open = WalSegmentName::at(self.timeline, position, size);
+                let stop = Lsn(self.stop_at.load(Ordering::SeqCst));
+                if size.start_of(open.number) >= stop {
+                    let last = WalSegmentName { number: SegmentNumber(open.number.0 - 1), ..open };
+                    return Ok(Received { last, tail: None });
                 }
-                // A primary switches at the end of a backup: the rest of the segment follows at once. A standby cannot.
-                if self.standby && position >= stop {
-                    return Ok(Received { last: name(number), tail: Some(segment) });
-                }
+                Ok(Received { last: open, tail: Some(sink.bytes) })
             }
-            let mut reply = reported.elapsed() >= REPORT_EVERY;
-            match stream.next(Some(LOOK))? {
-                WalEvent::Data { start, mut bytes } => {
-                    last_data = Instant::now();
-                    if start != position {
-                        return Err(broken(format!("the server sent {start} where {position} was due")));
-                    }
-                    while !bytes.is_empty() {
-                        let room = size.bytes() as usize - segment.len();
-                        let (now, later) = bytes.split_at(room.min(bytes.len()));
-                        segment.extend_from_slice(now);
-                        bytes = later;
-                        if segment.len() as u64 == size.bytes() {
-                            put_segment(
-                                &self.archive,
-                                &self.record,
-                                name(number),
-                                &segment,
-                                self.compression,
-                            )?;
-                            segment.clear();
-                            number = number.next();
-                            reply = true;
-                        }
-                    }
-                }
-                WalEvent::Keepalive { reply_requested, .. } => reply |= reply_requested,
-                WalEvent::Timeout => {
-                    if stop.is_valid() {
-                        let due = *due_since.get_or_insert_with(Instant::now);
-                        if last_data.max(due).elapsed() > SILENCE {
-                            let silence = SILENCE.as_secs();
-                            return Err(broken(format!("nothing came for {silence} s, {stop} is due")));
-                        }
-                    }
-                }
-                WalEvent::EndOfTimeline { next, .. } => {
-                    return Err(Error::new(ErrorKind::Mismatch, "the server was promoted during the backup")
-                        .cause(format!("timeline {} ended, {next} began", self.timeline))
-                        .hint("take the backup again"));
-                }
-                WalEvent::EndOfStream => return Err(broken("the server ended the stream".to_owned())),
+            TimelineEnd::Switched { next, .. } => {
+                Err(Error::new(ErrorKind::Mismatch, "the server was promoted during the backup")
+                    .cause(format!("timeline {} ended, {next} began", self.timeline))
+                    .hint("take the backup again"))
             }
-            if reply {
-                // Whole segments are durable; the open one is only in memory.
-                let stored = size.start_of(number);
-                let written = stored.saturating_add(segment.len() as u64);
-                stream.send_status(written, stored, Lsn::INVALID, false)?;
-                reported = Instant::now();
+            TimelineEnd::ServerEnded(_) => Err(broken("the server ended the stream".to_owned())),
+        }
+    }
+
+    /// Whether the backup has all the WAL that it needs.
+    fn judge(&self, position: Lsn, silence: &mut Silence) -> Result<bool> {
+        if self.give_up.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Interrupted, "the backup was given up"));
+        }
+        let stop = Lsn(self.stop_at.load(Ordering::SeqCst));
+        if !stop.is_valid() {
+            return Ok(false);
+        }
+        // Later WAL than the backup needs may have begun to come: its segment is not waited for.
+        // A primary switches at the end of a backup: the rest of the segment follows at once. A standby cannot.
+        let size = self.segment_size;
+        if size.start_of(size.segment_at(position)) >= stop || (self.standby && position >= stop) {
+            return Ok(true);
+        }
+        if silence.lasts_for(position) > SILENCE {
+            let seconds = SILENCE.as_secs();
+            return Err(broken(format!("nothing came for {seconds} s, {stop} is due")));
+        }
+        Ok(false)
+    }
+}
+
+/// Since when nothing has come. An idle server is silent for as long as the copy takes; so this counts from when it is first
+/// asked, which is when something is due.
+#[derive(Default)]
+struct Silence(Option<(Lsn, Instant)>);
+
+impl Silence {
+    fn lasts_for(&mut self, position: Lsn) -> Duration {
+        match self.0 {
+            Some((seen, since)) if seen == position => since.elapsed(),
+            _ => {
+                self.0 = Some((position, Instant::now()));
+                Duration::ZERO
             }
         }
+    }
+}
+
+/// Whole segments go to the archive; the open one is only in memory.
+struct ArchiveSink<'a> {
+    reception: &'a Reception,
+    open: WalSegmentName,
+    bytes: Vec<u8>,
+}
+
+impl WalSink for ArchiveSink<'_> {
+    type Error = Error;
+
+    /// The backup takes care of its timeline's history itself.
+    fn has_history(&mut self, _: TimelineId) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn put_history(&mut self, _: TimelineId, _: &str, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn begin(&mut self, segment: WalSegmentName) -> Result<()> {
+        self.open = segment;
+        self.bytes.clear();
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn complete(&mut self) -> Result<()> {
+        let Reception { archive, record, compression, .. } = self.reception;
+        put_segment(archive, record, self.open, &self.bytes, *compression)?;
+        self.bytes.clear();
+        self.open.number = self.open.number.next();
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn flush(&mut self, _: Lsn) -> Result<Lsn> {
+        Ok(self.reception.segment_size.start_of(self.open.number))
+    }
+}
+
+fn failed(error: StreamError<Error>) -> Error {
+    match error {
+        StreamError::Start(error) | StreamError::History(error) | StreamError::Broken(error) => error.into(),
+        StreamError::Unfit(why) => broken(why),
+        StreamError::ServerEnded(_) => broken("the server ended the stream".to_owned()),
+        StreamError::Sink(error) => error,
     }
 }
 

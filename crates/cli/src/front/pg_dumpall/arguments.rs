@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use pgkeep_logical::dumpall::{ClusterDumpOptions, GlobalsOnly};
 use pgkeep_logical::filter::FilterAction;
-use pgkeep_wire::{ConnInfo, parse_connection_string};
+use pgkeep_wire::ConnInfo;
 
 use crate::front::getopt::{OptionSpec, flag, parse, value};
 use crate::front::password::Prompt;
 use crate::front::program::Mistake;
 use crate::front::values::{
-    check_if_exists, environment, filter_file, filter_pattern, not_allowed, restrict_key, text, too_many,
+    beneath_options, check_if_exists, filter_file, filter_pattern, not_allowed, restrict_key, text, too_many,
 };
 
 /// A command line, checked.
@@ -291,7 +291,7 @@ impl Reading {
         options.no_tablespaces = has("--no-tablespaces");
         options.quote_all_identifiers = has("--quote-all-identifiers");
         options.restrict_key = restrict_key(self.restrict_key)?;
-        let connection = connection(self.connection_string.as_deref(), &self.connection)?;
+        let connection = beneath_options(self.connection_string.as_deref(), &self.connection)?;
         let (file, sync, prompt) = (self.file, !self.no_sync, self.prompt);
         Ok(Arguments { options, connection, prompt, file, sync, dump_words })
     }
@@ -310,20 +310,4 @@ impl Reading {
         }
         Ok(())
     }
-}
-
-/// The other options beat the connection string, whose database does not count.
-fn connection(text: Option<&str>, options: &[(String, String)]) -> Result<ConnInfo, Mistake> {
-    let mistake = |error: pgkeep_wire::ConnInfoError| Mistake::Plain(error.to_string());
-    let mut pairs = Vec::new();
-    if let Some(text) = text.filter(|text| !text.is_empty()) {
-        if !text.contains('=') && !text.contains("://") {
-            return Err(Mistake::Plain(format!("missing \"=\" after \"{text}\" in connection info string")));
-        }
-        pairs = parse_connection_string(text).map_err(mistake)?;
-        pairs.retain(|(keyword, value)| keyword != "dbname" && !value.is_empty());
-    }
-    let pairs: Vec<(&str, &str)> =
-        pairs.iter().chain(options).map(|(keyword, value)| (keyword.as_str(), value.as_str())).collect();
-    ConnInfo::resolve_with(&pairs, None, &environment()).map_err(mistake)
 }

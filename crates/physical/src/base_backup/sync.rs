@@ -1,0 +1,64 @@
+//! Makes a backup durable: files first, then the directories that name them.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use pgkeep_tool::{Result, ToolError, system_text};
+
+use super::request::SyncMethod;
+
+/// Flushes everything below a directory, which holds no links that lead to more of the backup.
+pub(super) fn sync_tree(root: &Path, method: SyncMethod) -> Result<()> {
+    match method {
+        SyncMethod::Fsync => {
+            sync_below(root)?;
+            // The name of the directory itself.
+            match root.parent() {
+                // Where we may not read, we did not make the name either.
+                Some(parent) if !parent.as_os_str().is_empty() && File::open(parent).is_ok() => {
+                    sync_path(parent)
+                }
+                _ => Ok(()),
+            }
+        }
+        SyncMethod::Syncfs => {
+            let directory = File::open(root).map_err(|error| failed("open", root, &error))?;
+            rustix::fs::syncfs(&directory).map_err(|error| {
+                ToolError::new(format!(
+                    "could not synchronize file system for file \"{}\": {}",
+                    root.display(),
+                    system_text(&error.into())
+                ))
+            })
+        }
+    }
+}
+
+fn sync_below(directory: &Path) -> Result<()> {
+    let reading = |error: io::Error| failed("read directory", directory, &error);
+    for entry in fs::read_dir(directory).map_err(reading)? {
+        let entry = entry.map_err(reading)?;
+        let kind = entry.file_type().map_err(reading)?;
+        if kind.is_dir() {
+            sync_below(&entry.path())?;
+        } else if kind.is_file() {
+            sync_path(&entry.path())?;
+        }
+    }
+    sync_path(directory)
+}
+
+/// Flushes a file or a directory.
+pub(super) fn sync_path(path: &Path) -> Result<()> {
+    let file = File::open(path).map_err(|error| failed("open file", path, &error))?;
+    match file.sync_all() {
+        // Some file systems cannot flush directories, and need not.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput && path.is_dir() => Ok(()),
+        outcome => outcome.map_err(|error| failed("fsync file", path, &error)),
+    }
+}
+
+fn failed(what: &str, path: &Path, error: &io::Error) -> ToolError {
+    ToolError::new(format!("could not {what} \"{}\": {}", path.display(), system_text(error)))
+}
