@@ -9,7 +9,7 @@ use pgkeep_tool::{Result, ToolError, system_text};
 use super::request::SyncMethod;
 
 /// Flushes everything below a directory, which holds no links that lead to more of the backup.
-pub(super) fn sync_tree(root: &Path, method: SyncMethod) -> Result<()> {
+pub(crate) fn sync_tree(root: &Path, method: SyncMethod) -> Result<()> {
     match method {
         SyncMethod::Fsync => {
             sync_below(root)?;

@@ -34,9 +34,9 @@ use new_manifest::NewManifest;
 use output::{Modes, OutputDirectories};
 use tree::Combination;
 
+use crate::base_backup::{SyncMethod, TablespaceMappings};
+
 pub use copy::CopyMethod;
-pub use sync::SyncMethod;
-pub use tablespaces::TablespaceMapping;
 
 /// What to combine, and how.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ pub struct CombineRequest {
     /// How files become durable; none when the caller does not care.
     pub sync: Option<SyncMethod>,
     /// Where tablespaces go.
-    pub tablespace_mappings: Vec<TablespaceMapping>,
+    pub tablespace_mappings: TablespaceMappings,
     /// Whether the result gets a manifest.
     pub manifest: bool,
     /// The checksums in it.
