@@ -21,6 +21,8 @@ pub(crate) struct Caller {
     pub(crate) home: Option<PathBuf>,
     /// `$XDG_CONFIG_HOME`.
     pub(crate) xdg_config_home: Option<PathBuf>,
+    /// `$XDG_STATE_HOME`.
+    pub(crate) xdg_state_home: Option<PathBuf>,
     /// Where the command was given.
     pub(crate) working_directory: PathBuf,
     /// The name of the effective user.
@@ -49,6 +51,7 @@ impl Caller {
             pg_variables,
             home: path("HOME").or_else(|| account.as_ref().map(|account| account.home.clone())),
             xdg_config_home: path("XDG_CONFIG_HOME"),
+            xdg_state_home: path("XDG_STATE_HOME"),
             working_directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             os_user: account.map(|account| account.name),
         }

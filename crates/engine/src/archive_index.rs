@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pgkeep_format::timeline_history::TimelineHistory;
 use pgkeep_format::{Lsn, SegmentNumber, TimelineId, WalSegmentName, WalSegmentSize};
+use pgkeep_repo::WalTail;
 
 use crate::history::{TimelinePath, TimelineTree};
 
@@ -29,6 +30,8 @@ pub struct ArchiveIndex {
     segment_size: WalSegmentSize,
     // Sorted, disjoint, never touching.
     runs: BTreeMap<TimelineId, Vec<SegmentRun>>,
+    /// Segments of which the beginning is there: the position after it.
+    tails: BTreeMap<WalSegmentName, Lsn>,
     tree: TimelineTree,
 }
 
@@ -43,6 +46,8 @@ pub struct Reach {
     pub first: Option<WalSegmentName>,
     /// See `first`.
     pub last: Option<WalSegmentName>,
+    /// The segment after these of which only the beginning is there, up to `end`.
+    pub tail: Option<WalSegmentName>,
     /// How many.
     pub segments: u64,
     /// The segment that would have to come next.
@@ -91,7 +96,7 @@ impl ArchiveIndex {
             push_sorted(runs.entry(segment.timeline).or_default(), segment.number);
         }
         let tree = TimelineTree::new(histories, runs.keys().copied().collect::<Vec<_>>());
-        ArchiveIndex { segment_size, runs, tree }
+        ArchiveIndex { segment_size, runs, tails: BTreeMap::new(), tree }
     }
 
     /// This index with one more segment: WAL that is kept elsewhere, such as a backup's own last segment.
@@ -112,6 +117,17 @@ impl ArchiveIndex {
                 self.tree.histories().cloned().collect::<Vec<_>>(),
                 self.runs.keys().copied().collect::<Vec<_>>(),
             );
+        }
+        self
+    }
+
+    /// This index with the beginnings of segments that a receiver stored.
+    #[must_use]
+    pub fn with_tails(mut self, tails: impl IntoIterator<Item = WalTail>) -> ArchiveIndex {
+        for tail in tails {
+            let end = self.segment_size.start_of(tail.segment.number).saturating_add(u64::from(tail.length));
+            let known = self.tails.entry(tail.segment).or_insert(end);
+            *known = end.max(*known);
         }
         self
     }
@@ -184,10 +200,13 @@ impl ArchiveIndex {
         self.tree.path_to(timeline)
     }
 
-    /// The name under which the server reads the segment `number` on a path: the newest timeline of the path that has it.
+    /// The name under which the server reads the segment `number` on a path: the newest timeline of the path that has it, or
+    /// has its beginning.
     #[must_use]
     pub fn find(&self, number: SegmentNumber, path: &TimelinePath) -> Option<WalSegmentName> {
-        self.candidates(number, path).into_iter().find(|name| self.has(*name))
+        let names = self.candidates(number, path);
+        let whole = names.iter().find(|name| self.has(**name));
+        whole.or_else(|| names.iter().find(|name| self.tails.contains_key(*name))).copied()
     }
 
     /// How far WAL goes from `start` along `path`.
@@ -198,6 +217,7 @@ impl ArchiveIndex {
             timeline: path.timeline_at(start),
             first: None,
             last: None,
+            tail: None,
             segments: 0,
             next: WalSegmentName::at(path.timeline_at(start), start, self.segment_size),
             is_gap: false,
@@ -242,10 +262,27 @@ impl ArchiveIndex {
                     reach.end = switch;
                 }
             }
+            self.add_tail(&mut reach, &names, path);
             break;
         }
         reach.is_gap = self.has_later_on(&reach, path);
         reach
+    }
+
+    /// Goes on into the beginning of the segment after the last whole one, where that is there.
+    fn add_tail(&self, reach: &mut Reach, names: &[WalSegmentName], path: &TimelinePath) {
+        for name in names {
+            let Some(&end) = self.tails.get(name) else { continue };
+            // What an ancestor wrote beyond the place where it was left is not on the path.
+            let left =
+                path.steps().iter().find(|step| step.timeline == name.timeline).and_then(|step| step.to);
+            let end = left.map_or(end, |left| left.min(end));
+            if end > reach.end {
+                reach.end = end;
+                reach.timeline = name.timeline;
+                reach.tail = Some(*name);
+            }
+        }
     }
 
     /// The segments of `start..end` on `path` that are not there, by the names that they should have; at most `limit`.
@@ -265,7 +302,7 @@ impl ArchiveIndex {
             let found = self
                 .candidates(number, path)
                 .into_iter()
-                .find(|name| self.has(*name) && self.holds_until(*name, path, upto));
+                .find(|name| self.has_until(*name, upto) && self.holds_until(*name, path, upto));
             match found {
                 Some(name) => {
                     let run_end = self.whole_until(name, path).min(last);
@@ -344,6 +381,11 @@ impl ArchiveIndex {
             .filter(|step| step.to.is_none_or(|to| to > start))
             .map(|step| WalSegmentName { timeline: step.timeline, number })
             .collect()
+    }
+
+    /// Whether a segment is there up to a position in it.
+    fn has_until(&self, name: WalSegmentName, upto: Lsn) -> bool {
+        self.has(name) || self.tails.get(&name).is_some_and(|end| *end >= upto)
     }
 
     /// Whether that file holds the path's bytes up to `upto`, a position in it.

@@ -19,6 +19,7 @@ use crate::drill::{LastDrill, last_drill};
 use crate::recovery_window::{BackupExtent, RecoveryWindow, is_expired, is_harmful, missing_for, windows};
 use crate::verify::{BackupVerification, Damage, Memory};
 use crate::wal::push::newest_record;
+use crate::wal::store::header_of;
 use crate::{Error, ErrorKind, Location, Result};
 
 /// How many segments are looked at, backwards from the end of a window, for the last one with a commit. Each look is one
@@ -330,7 +331,11 @@ fn show_backup(location: &Location, id: &str) -> Result<ShowReport> {
         stanza: location.stanza.clone(),
         system_identifier: header.system_identifier,
         server_version: header.server_version_num,
-        source: if header.source == "stream" { SourceKind::Stream } else { SourceKind::Local },
+        source: match header.source.as_str() {
+            "stream" => SourceKind::Stream,
+            "import" => SourceKind::Import,
+            _ => SourceKind::Local,
+        },
         wal: match header.wal.mode {
             StoredWalMode::Archive => WalMode::Archive,
             StoredWalMode::Include => WalMode::Include,
@@ -549,8 +554,7 @@ impl RecordContents {
     fn window(&self, window: &RecoveryWindow) -> Window {
         let header = &self.headers[window.backup];
         // The names promise whole segments; the last one may say that its WAL ends earlier.
-        let last =
-            window.last.and_then(|name| self.archive.header(WalFileName::Segment(name)).ok().flatten());
+        let last = window.tail.or(window.last).and_then(|name| header_of(&self.archive, name).ok().flatten());
         let to_lsn = last.map_or(window.to, |last| last.facts.end.min(window.to)).max(window.from);
         Window {
             backup: header.id.to_string(),
@@ -569,14 +573,14 @@ impl RecordContents {
     fn last_commit(&self, window: &RecoveryWindow) -> Option<Timestamp> {
         let size = self.index.segment_size();
         let path = self.index.path_to(window.path_to);
-        let mut number = window.last?.number;
+        let mut number = window.tail.or(window.last)?.number;
         for _ in 0..SEGMENTS_SEARCHED_FOR_COMMIT {
             if number < size.segment_at(window.from) {
                 return None;
             }
             let name: WalSegmentName = self.index.find(number, &path)?;
             // A segment that cannot be read is for `check` to complain about.
-            let header = self.archive.header(WalFileName::Segment(name)).ok()??;
+            let header = header_of(&self.archive, name).ok()??;
             if let Some(time) = header.facts.last_commit_time {
                 return Timestamp::from_microsecond(time.checked_add(POSTGRES_EPOCH_MICROSECONDS)?).ok();
             }

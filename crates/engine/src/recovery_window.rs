@@ -43,6 +43,8 @@ pub struct RecoveryWindow {
     pub to: Lsn,
     /// The last segment, where one is needed at all beyond the backup's own tail.
     pub last: Option<WalSegmentName>,
+    /// The segment after it of which only the beginning is there.
+    pub tail: Option<WalSegmentName>,
 }
 
 /// More missing segments than this of one backup are not named one by one.
@@ -97,6 +99,7 @@ fn windows_of(index: &ArchiveIndex, position: usize, backup: &BackupExtent) -> V
                 from: backup.stop,
                 to: reach.end.max(backup.stop),
                 last: reach.last.filter(|_| is_beyond),
+                tail: reach.tail.filter(|_| is_beyond),
             }
         })
         .collect();

@@ -45,6 +45,7 @@ mod store;
 mod stored_manifest;
 mod wal_archive;
 mod wal_object;
+mod wal_tail;
 
 pub use backup_id::{BackupId, ParseBackupIdError};
 pub use backup_reader::{BackupReader, BlockMap, Files};
@@ -83,3 +84,4 @@ pub use stanza::{BackupListing, ClusterRecord, Stanza};
 pub use store::{ObjectInfo, PART_SIZE, Store, Upload};
 pub use wal_archive::{PutWal, WalArchive};
 pub use wal_object::{WalFacts, WalFile, WalHeader, WalKind, WalObject};
+pub use wal_tail::WalTail;

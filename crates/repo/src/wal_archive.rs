@@ -55,7 +55,11 @@ impl WalArchive {
         self.segment_size
     }
 
-    fn timeline_folder(&self, timeline: TimelineId) -> String {
+    pub(crate) fn stanza(&self) -> &Stanza {
+        &self.stanza
+    }
+
+    pub(crate) fn timeline_folder(&self, timeline: TimelineId) -> String {
         key::wal_timeline(self.stanza.name(), self.record, timeline)
     }
 
@@ -152,19 +156,24 @@ impl WalArchive {
     /// # Errors
     /// [`RepoError::Corrupt`], or when the storage fails.
     pub fn summary(&self, name: WalFileName) -> Result<Option<(WalHeader, Vec<u8>)>> {
-        let key = self.key(name);
-        let (header, start, _) = match self.read_start(&key) {
-            Ok(read) => read,
-            Err(RepoError::NotFound { .. }) => return self.confirm_absence().map(|()| None),
-            Err(error) => return Err(error),
-        };
-        self.check_name(&key, &header, name)?;
+        match self.read_summary(&self.key(name), name) {
+            Ok(found) => Ok(Some(found)),
+            Err(RepoError::NotFound { .. }) => self.confirm_absence().map(|()| None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Header and summary of the object with this key, which is to be a file of that name.
+    pub(crate) fn read_summary(&self, key: &str, name: WalFileName) -> Result<(WalHeader, Vec<u8>)> {
+        let (header, start, _) = self.read_start(key)?;
+        self.check_name(key, &header, name)?;
         let end = header.summary_end();
         let stored = match start.get(WAL_HEADER_LEN..end as usize) {
             Some(_) => start.slice(WAL_HEADER_LEN..end as usize),
-            None => self.stanza.repository().store().get_range(&key, WAL_HEADER_LEN as u64..end)?,
+            None => self.stanza.repository().store().get_range(key, WAL_HEADER_LEN as u64..end)?,
         };
-        Ok(Some((header, header.decode_summary(&key, &stored)?)))
+        let summary = header.decode_summary(key, &stored)?;
+        Ok((header, summary))
     }
 
     /// An object that is not found is certainly absent only while the archive itself is there: a directory that was
@@ -183,7 +192,7 @@ impl WalArchive {
         Ok((WalHeader::decode(key, &start, repository.id_bytes())?, start, size))
     }
 
-    fn check_name(&self, key: &str, header: &WalHeader, name: WalFileName) -> Result<()> {
+    pub(crate) fn check_name(&self, key: &str, header: &WalHeader, name: WalFileName) -> Result<()> {
         if header.facts.segment_size == self.segment_size && header.fits(name) {
             return Ok(());
         }
@@ -206,7 +215,7 @@ impl WalArchive {
         Ok(found)
     }
 
-    /// All files of a timeline except those kept as conflicts, sorted: segments, partial ones, notes, the history.
+    /// All files of a timeline except those kept as conflicts and tails, sorted: segments, partial ones, notes, the history.
     ///
     /// # Errors
     /// When the storage fails.
@@ -215,7 +224,7 @@ impl WalArchive {
         let folder = self.timeline_folder(timeline);
         let mut found = Vec::new();
         for group in store.list_names(&folder)? {
-            if group == "conflict" {
+            if group == "conflict" || group == "tail" {
                 continue;
             }
             for file in store.list_names(&format!("{folder}/{group}"))? {

@@ -1,8 +1,10 @@
 //! `pgkeep backup`.
 
-use pgkeep_engine::Result;
+use std::collections::BTreeMap;
+
 use pgkeep_engine::backup::{BackupReport, BackupRequest, backup as run};
 use pgkeep_engine::expire::ExpireReport;
+use pgkeep_engine::{ConnectionRequest, Result};
 
 use super::{Context, expire};
 use crate::args::backup::BackupArgs;
@@ -18,12 +20,12 @@ struct Answer {
     expire: Option<ExpireReport>,
 }
 
-/// Takes a backup.
-pub(super) fn backup(context: &Context, args: &BackupArgs) -> Result<u8> {
+/// The backup that the settings describe.
+pub(super) fn request_of(context: &Context, connection: ConnectionRequest) -> Result<BackupRequest> {
     let settings = context.settings();
-    let request = BackupRequest {
+    Ok(BackupRequest {
         location: context.location()?,
-        connection: context.caller.connection(&args.connection, settings.conninfo.as_deref()),
+        connection,
         kind: settings.backup.kind,
         changes: settings.backup.changes,
         source: settings.backup.source,
@@ -31,10 +33,21 @@ pub(super) fn backup(context: &Context, args: &BackupArgs) -> Result<u8> {
         compression: settings.backup.compression,
         wal: settings.backup.wal,
         checkpoint: settings.backup.checkpoint,
-        annotations: args.annotate.iter().cloned().collect(),
+        annotations: BTreeMap::new(),
         archive_timeout_seconds: settings.backup.archive_timeout_seconds,
         pack_bytes: None,
+        dry_run: false,
+    })
+}
+
+/// Takes a backup.
+pub(super) fn backup(context: &Context, args: &BackupArgs) -> Result<u8> {
+    let settings = context.settings();
+    let connection = context.caller.connection(&args.connection, settings.conninfo.as_deref());
+    let request = BackupRequest {
+        annotations: args.annotate.iter().cloned().collect(),
         dry_run: args.dry_run,
+        ..request_of(context, connection)?
     };
     let cancel = signal::cancel_on_signals()?;
     let progress = Progress::new(context.telling(args.dry_run), cancel.clone());

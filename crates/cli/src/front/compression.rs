@@ -4,14 +4,14 @@ use pgkeep_format::archive::Compression;
 
 /// Of the data of an archive, or of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct CompressionChoice {
-    pub(super) algorithm: Compression,
+pub(crate) struct CompressionChoice {
+    pub(crate) algorithm: Compression,
     /// The codec's own when none.
-    pub(super) level: Option<i32>,
+    pub(crate) level: Option<i32>,
     /// Zstandard's `long`.
-    pub(super) long_distance: bool,
+    pub(crate) long_distance: bool,
     /// Zstandard's `workers`.
-    pub(super) workers: Option<i32>,
+    pub(crate) workers: Option<i32>,
 }
 
 impl CompressionChoice {
@@ -21,7 +21,7 @@ impl CompressionChoice {
 }
 
 /// Reads it; the second value is a warning.
-pub(super) fn parse(
+pub(crate) fn parse(
     text: Option<&str>,
     default: Compression,
 ) -> Result<(CompressionChoice, Option<String>), String> {

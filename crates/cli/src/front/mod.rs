@@ -4,7 +4,7 @@
 //! does: options, messages, exit status, output. Only the name of the call decides; where the link leads does not
 //! matter. A new front is a line in [`FRONTS`].
 
-mod compression;
+pub(crate) mod compression;
 mod getopt;
 mod message;
 mod password;

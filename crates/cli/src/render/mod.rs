@@ -4,6 +4,7 @@
 
 pub(crate) mod dump;
 pub(crate) mod error;
+pub(crate) mod exchange;
 pub(crate) mod expire;
 pub(crate) mod json;
 pub(crate) mod load;
@@ -13,6 +14,7 @@ pub(crate) mod quantity;
 pub(crate) mod style;
 pub(crate) mod text;
 pub(crate) mod verify;
+pub(crate) mod wal;
 
 use std::io::{self, Write};
 

@@ -94,6 +94,41 @@ fn every_major_is_copied_as_archives() {
 }
 
 #[test]
+fn the_commands_of_users_work_as_they_are_written() {
+    // No -c fast: the checkpoints are not to take their time.
+    let cluster = Cluster::builder(18).conf("checkpoint_completion_target", "0").start();
+    fill(&cluster);
+    let place = tempfile::tempdir().unwrap();
+    let shell = |line: &str| {
+        let backup = place.path().display();
+        let line = line.replace("/backup/", &format!("{backup}/"));
+        let pgkeep = pgkeep_testkit::pgkeep_binary();
+        // Called by the name, as after `ln -s pgkeep /usr/local/bin/pg_basebackup`.
+        let link = path(&place, "pg_basebackup");
+        drop(symlink(pgkeep, &link));
+        let output = Command::new("sh")
+            .arg("-c")
+            .arg(&line)
+            .env("PATH", format!("{backup}:{}", std::env::var("PATH").unwrap()))
+            .env("PGHOST", cluster.socket_dir())
+            .env("PGPORT", cluster.port().to_string())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{line}: {}", super::said(&output));
+    };
+    shell("pg_basebackup -U postgres -D /backup/postgresql/ -Ft -z -P");
+    assert_eq!(names(&path(&place, "postgresql")), ["backup_manifest", "base.tar.gz", "pg_wal.tar.gz"]);
+    let data = path(&place, "data");
+    fs::create_dir(&data).unwrap();
+    shell("tar -xzf /backup/postgresql/base.tar.gz -C /backup/data");
+    shell("tar -xzf /backup/postgresql/pg_wal.tar.gz -C /backup/data/pg_wal");
+    fs::set_permissions(&data, Permissions::from_mode(0o700)).unwrap();
+    start_and_compare(&cluster, &data, "tar");
+    shell("pg_basebackup -U postgres -D /backup/full_backup/");
+    start_and_compare(&cluster, &path(&place, "full_backup"), "plain");
+}
+
+#[test]
 fn a_standby_follows_from_either_format() {
     for (major, words) in
         [(14, &[][..]), (18, &[]), (14, &["-Ft"]), (18, &["-Ft"]), (18, &["-Ft", "-Zserver-gzip"])]

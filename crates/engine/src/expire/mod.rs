@@ -27,6 +27,7 @@ use crate::backup::{host_name, written_by};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Event, Observer, Step};
 use crate::list::{DUMPS, choose, choose_among};
+use crate::wal::store::sweep_tails;
 
 /// How often a wait looks at the cancel token.
 const LOOK: Duration = Duration::from_millis(100);
@@ -176,6 +177,13 @@ fn settle(
             | RemovalStep::Condemnation(_) => {}
         }
         observer.event(Event::Progress { step: Step::Remove, done_bytes: removed.bytes });
+    }
+    for record in stanza.records() {
+        let archive = stanza.wal(record);
+        for timeline in archive.timelines()? {
+            // Nothing rests upon them: they may go at once.
+            removed.wal_files += sweep_tails(&archive, timeline)?;
+        }
     }
     for range in stanza.removed_wal()?.iter().filter(|range| plan.begins_with(range)) {
         stanza.forget_removed_wal(range)?;

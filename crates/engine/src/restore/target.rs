@@ -6,7 +6,7 @@
 //! cannot be reached from that backup; the timeline must descend from the backup's at the backup's end.
 
 use pgkeep_format::wal::TransactionEnd;
-use pgkeep_format::{Lsn, SegmentNumber, TimelineId, WalFileName, WalSegmentName, WalSegmentSize};
+use pgkeep_format::{Lsn, SegmentNumber, TimelineId, WalSegmentName, WalSegmentSize};
 use pgkeep_repo::{ManifestHeader, WalArchive, WalHeader};
 
 use super::target_time::{TargetTime, from_postgres, just_before, show_utc};
@@ -15,6 +15,7 @@ use super::{RecoveryTarget, TargetProof, TargetTimeline};
 use crate::archive_index::{ArchiveIndex, Reach};
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::TimelinePath;
+use crate::wal::store::header_of;
 
 /// What was written last is often not archived yet.
 const SWITCH_HINT: &str = "if the server lives, `select pg_switch_wal()` makes it archive what it has";
@@ -192,6 +193,7 @@ fn reach_of(header: &ManifestHeader, index: &ArchiveIndex, path: &TimelinePath) 
         timeline: tail.timeline,
         first: reach.first.or(Some(tail)),
         last: Some(tail),
+        tail: None,
         segments: reach.segments + 1,
         next: tail,
         is_gap: index.has_after(tail),
@@ -407,7 +409,7 @@ impl Walk<'_> {
     }
 
     fn header_of(&self, name: WalSegmentName) -> Result<Option<WalHeader>, Unfit> {
-        self.archive.header(WalFileName::Segment(name)).map_err(|error| Unfit::No(error.into()))
+        header_of(self.archive, name).map_err(Unfit::No)
     }
 
     fn ends(
@@ -424,7 +426,7 @@ impl Walk<'_> {
 
     /// Where the last record ends.
     fn wal_end(&self) -> Result<Lsn, Unfit> {
-        let Some(last) = self.reach.last else { return Ok(self.reach.end) };
+        let Some(last) = self.reach.tail.or(self.reach.last) else { return Ok(self.reach.end) };
         // The tail that is kept with the backup is not in the archive.
         Ok(self.header_of(last)?.map_or(self.header.stop_lsn, |header| header.facts.end.min(self.reach.end)))
     }

@@ -11,6 +11,7 @@ use pgkeep_format::{Lsn, WalFileName, WalSegmentName, WalSegmentSize};
 use pgkeep_repo::WalArchive;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::wal::store::longest_beginning;
 
 /// The transactions that end in a segment, in the order of WAL; `earlier` is the segment before it on the path.
 pub fn transaction_ends(
@@ -64,19 +65,26 @@ fn summary(
     name: WalSegmentName,
     size: WalSegmentSize,
 ) -> Result<Option<SegmentSummary>> {
-    let Some((_, bytes)) = archive.summary(WalFileName::Segment(name))? else { return Ok(None) };
+    let found = match archive.summary(WalFileName::Segment(name))? {
+        Some(found) => Some(found),
+        None => archive.newest_tail_summary(name)?,
+    };
+    let Some((_, bytes)) = found else { return Ok(None) };
     SegmentSummary::decode(&bytes).map(Some).map_err(|error| damaged(name, size, &error))
 }
 
 fn body(archive: &WalArchive, name: WalSegmentName, size: WalSegmentSize) -> Result<Vec<u8>> {
-    let file = archive.get(WalFileName::Segment(name))?.ok_or_else(|| {
+    let found = match archive.get(WalFileName::Segment(name))? {
+        Some(file) => Some(file.bytes),
+        None => longest_beginning(archive, name)?,
+    };
+    found.ok_or_else(|| {
         Error::new(
             ErrorKind::WalGap,
             format!("WAL segment {} vanished from the archive", name.file_name(size)),
         )
         .hint("somebody removes objects from the repository: find out who before anything else")
-    })?;
-    Ok(file.bytes)
+    })
 }
 
 fn damaged(name: WalSegmentName, size: WalSegmentSize, error: &(dyn std::error::Error + 'static)) -> Error {

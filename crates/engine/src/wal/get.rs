@@ -20,7 +20,7 @@ use crate::wal::delivery::{self, deliver, directory_of, is_for_recovery};
 use crate::wal::push::newest_record;
 use crate::wal::segment::{ExpectedCluster, check_header, parse_name};
 use crate::wal::spool::{Spool, SpoolKey};
-use crate::wal::store::expected_cluster;
+use crate::wal::store::{expected_cluster, longest_beginning};
 use crate::{Error, ErrorKind, Location, Result};
 
 /// What was asked.
@@ -231,17 +231,14 @@ fn absent_segment(
 }
 
 /// The end of a timeline that was left in the middle of a segment is archived as `.partial`, for which PostgreSQL never
-/// asks. Where the timeline that took over has not archived its copy yet, it holds the last transactions there are.
+/// asks; a receiver stores the beginning of the segment that is being written. Where the timeline that took over has not archived its copy yet, it holds the last transactions there are.
 fn last_of_timeline(
     request: &GetRequest,
     archive: &WalArchive,
     cluster: ExpectedCluster,
     segment: WalSegmentName,
 ) -> Result<GetOutcome> {
-    let Some(partial) = archive.get(WalFileName::Partial(segment))? else { return Ok(GetOutcome::NotThere) };
-    let mut bytes = partial.bytes;
-    // A receiver may have stored only what it had; the server wants a whole segment, and stops at the zeros.
-    bytes.resize(usize::try_from(cluster.segment_size.bytes()).unwrap_or(bytes.len()), 0);
+    let Some(bytes) = longest_beginning(archive, segment)? else { return Ok(GetOutcome::NotThere) };
     check_header(segment, &bytes, cluster)?;
     deliver(&request.path, &bytes)?;
     Ok(GetOutcome::Delivered)

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use pgkeep_format::timeline_history::TimelineHistory;
 use pgkeep_format::wal::{SegmentSummary, SummaryFlags};
 use pgkeep_format::{Lsn, TimelineId, WalFileName, WalSegmentName, WalSegmentSize};
-use pgkeep_repo::{ClusterRecord, Compression, PutWal, RepoError, WalArchive, WalFacts, WalObject};
+use pgkeep_repo::{
+    ClusterRecord, Compression, PutWal, RepoError, WalArchive, WalFacts, WalHeader, WalObject, WalTail,
+};
 
 use crate::archive_index::ArchiveIndex;
 use crate::wal::push::{PushOutcome, PushReport};
@@ -239,6 +241,75 @@ pub fn wal_tail_object<'a>(
     })
 }
 
+/// The least that a summary is made of: a page.
+const PAGE: usize = 8192;
+
+/// Stores the beginning of a segment that is not whole yet. How much of it is WAL, and whether it is that segment, is
+/// found out first.
+///
+/// # Errors
+/// When the bytes are not the beginning of that segment, or the storage fails.
+pub(crate) fn put_tail(
+    archive: &WalArchive,
+    record: &ClusterRecord,
+    segment: WalSegmentName,
+    bytes: &[u8],
+    compression: Compression,
+) -> Result<WalTail> {
+    let name = WalFileName::Partial(segment);
+    // A page that is not full yet is read as one whose rest is empty.
+    let padded = [bytes, &vec![0; PAGE.saturating_sub(bytes.len())]].concat();
+    let Inspected::Wal(summary) = inspect(name, &padded, expected_cluster(record)?)? else {
+        return Err(Error::new(ErrorKind::Internal, "a WAL segment was taken for text")
+            .hint("this is a defect of pgkeep: report it"));
+    };
+    let encoded = summary.encode();
+    let object = WalObject { name, facts: facts_of(&summary), bytes, summary: &encoded, compression };
+    Ok(archive.put_tail(&object)?)
+}
+
+/// What is known of a segment, or of its longest tail where it is not whole.
+pub(crate) fn header_of(archive: &WalArchive, segment: WalSegmentName) -> Result<Option<WalHeader>> {
+    Ok(match archive.header(WalFileName::Segment(segment))? {
+        Some(header) => Some(header),
+        None => archive.newest_tail_summary(segment)?.map(|(header, _)| header),
+    })
+}
+
+/// The beginning of a segment that is not there as a whole, filled up with zeros: what a server left behind as `.partial`, or
+/// the longest tail that a receiver stored, whichever has more WAL.
+pub(crate) fn longest_beginning(archive: &WalArchive, segment: WalSegmentName) -> Result<Option<Vec<u8>>> {
+    let candidates = [archive.get(WalFileName::Partial(segment))?, archive.newest_tail(segment)?];
+    let longest = candidates.into_iter().flatten().max_by_key(|file| file.header.facts.end);
+    Ok(longest.map(|file| {
+        let mut bytes = file.bytes;
+        // The server wants a whole segment, and stops at the zeros.
+        bytes.resize(usize::try_from(archive.segment_size().bytes()).unwrap_or(bytes.len()), 0);
+        bytes
+    }))
+}
+
+/// Removes tails that serve nothing: a longer one or the whole segment is there, or all WAL of their timeline after them and
+/// none before. Answers how many.
+pub(crate) fn sweep_tails(archive: &WalArchive, timeline: TimelineId) -> Result<u64> {
+    let tails = archive.tails(timeline)?;
+    if tails.is_empty() {
+        return Ok(0);
+    }
+    let whole = archive.list_segments(timeline)?;
+    let mut removed = 0;
+    for (at, tail) in tails.iter().enumerate() {
+        let has_longer = tails.get(at + 1).is_some_and(|next| next.segment == tail.segment);
+        let is_whole = whole.binary_search(&tail.segment).is_ok();
+        let lies_before_all = whole.first().is_some_and(|first| tail.segment < *first);
+        if has_longer || is_whole || lies_before_all {
+            archive.remove_tail(*tail)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
 impl ArchiveIndex {
     /// The index of what an archive holds: names and history files are read, nothing else.
     ///
@@ -271,7 +342,9 @@ impl ArchiveIndex {
     ) -> Result<ArchiveIndex> {
         let mut segments: BTreeMap<TimelineId, Vec<WalSegmentName>> = BTreeMap::new();
         let mut histories = Vec::new();
+        let mut tails = Vec::new();
         for timeline in archive.timelines()? {
+            tails.extend(archive.tails(timeline)?);
             for name in archive.list(timeline)? {
                 match name {
                     WalFileName::Segment(segment) => segments.entry(timeline).or_default().push(segment),
@@ -283,7 +356,8 @@ impl ArchiveIndex {
                 }
             }
         }
-        Ok(ArchiveIndex::new(archive.segment_size(), segments.into_values().flatten(), histories))
+        let segments = segments.into_values().flatten();
+        Ok(ArchiveIndex::new(archive.segment_size(), segments, histories).with_tails(tails))
     }
 }
 

@@ -70,7 +70,11 @@ impl Receiving<'_> {
     pub(super) fn run(mut self, backup: &mut BaseBackup<'_>, signals: &Signals<'_>) -> Result<Progress> {
         let mut progress = Progress {
             done_bytes: 0,
-            total_kib: backup.tablespaces.iter().filter_map(|tablespace| tablespace.size_kib).sum(),
+            total_kib: backup
+                .tablespaces
+                .iter()
+                .filter_map(|tablespace| tablespace.size_kib)
+                .fold(0, u64::saturating_add),
             tablespaces_done: 0,
             tablespaces: backup.tablespaces.len(),
             file: None,

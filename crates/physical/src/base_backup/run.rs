@@ -102,6 +102,7 @@ impl BaseBackup {
         let handle = connection.cancel_handle();
         std::thread::scope(|scope| {
             let watcher = scope.spawn(|| watch(&signals, &handle));
+            let mut wal_handle = None;
             let outcome = (|| {
                 observer.info("initiating base backup, waiting for checkpoint to complete");
                 observer.waiting_for_checkpoint();
@@ -132,6 +133,7 @@ impl BaseBackup {
                             request.status_every,
                             observer,
                         )?;
+                        wal_handle = Some(streaming.cancel_handle());
                         Some(scope.spawn(|| streaming.run(&signals, observer)))
                     }
                     None => None,
@@ -154,13 +156,20 @@ impl BaseBackup {
                     observer.info("waiting for background process to finish streaming ...");
                     signals.wal_end.store(end.0, Ordering::Relaxed);
                     let ended = thread.join().unwrap_or_else(|_| Err(ToolError::new("WAL thread crashed")));
-                    ended.map_err(|_| ToolError::new("child process exited with error 1"))?;
+                    ended.map_err(|_| {
+                        signals
+                            .failure()
+                            .unwrap_or_else(|| ToolError::new("child process exited with error 1"))
+                    })?;
                 }
                 signals.failure().map_or(Ok(()), Err)
             })();
             // Ends the other threads.
             signals.given_up.store(true, Ordering::Relaxed);
             watcher.thread().unpark();
+            if let (Err(_), Some(handle)) = (&outcome, wal_handle) {
+                handle.shutdown();
+            }
             outcome
         })?;
         self.make_durable(&request, observer)?;

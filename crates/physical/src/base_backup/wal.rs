@@ -11,7 +11,7 @@ use pgkeep_format::{Lsn, TimelineId, WalSegmentSize};
 use pgkeep_tool::compress::Codec;
 use pgkeep_tool::server_text::server_words;
 use pgkeep_tool::{Reporter, Result, ToolError, system_text};
-use pgkeep_wire::{ConnInfo, Connection, SessionMode, WireError};
+use pgkeep_wire::{CancelHandle, ConnInfo, Connection, SessionMode, WireError};
 
 use super::directory::{Modes, make};
 use super::request::Slot;
@@ -133,6 +133,11 @@ impl WalStreaming {
             status_every,
             modes: at.modes,
         })
+    }
+
+    /// What interrupts the stream.
+    pub(super) fn cancel_handle(&self) -> CancelHandle {
+        self.connection.cancel_handle()
     }
 
     /// Streams until the end is known and reached, or the backup has failed. What fails is told, too.

@@ -18,7 +18,7 @@ mod label;
 mod new_manifest;
 mod output;
 mod reconstruct;
-mod source_plan;
+pub mod source_plan;
 mod staging;
 mod sync;
 mod tablespaces;

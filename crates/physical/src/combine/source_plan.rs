@@ -14,7 +14,7 @@ use pgkeep_format::incremental_file::IncrementalHeader;
 
 /// What one backup has of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Layer {
+pub enum Layer {
     /// Some blocks.
     Incremental(IncrementalHeader),
     /// All of them, so many.
@@ -26,34 +26,36 @@ pub(super) enum Layer {
 
 /// Neighbouring blocks that are taken together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
+pub struct Run {
     /// The first block in the result.
-    pub(super) first: u32,
+    pub first: u32,
     /// How many.
-    pub(super) count: u32,
+    pub count: u32,
     /// Where they are; none: they are zeros.
-    pub(super) source: Option<RunSource>,
+    pub source: Option<RunSource>,
 }
 
 /// Blocks that a backup has one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RunSource {
+pub struct RunSource {
     /// In which layer, counted from the newest.
-    pub(super) layer: usize,
+    pub layer: usize,
     /// The first one's place among the blocks of that layer.
-    pub(super) index: u32,
+    pub index: u32,
 }
 
 /// Where the blocks of a file come from: runs in order, without a gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SourcePlan {
-    pub(super) runs: Vec<Run>,
-    pub(super) blocks: u32,
+pub struct SourcePlan {
+    /// The runs.
+    pub runs: Vec<Run>,
+    /// Blocks of the file.
+    pub blocks: u32,
 }
 
 impl SourcePlan {
     /// The plan for layers from the newest to the oldest; all but the last are incremental ones.
-    pub(super) fn new(layers: &[Layer]) -> SourcePlan {
+    pub fn new(layers: &[Layer]) -> SourcePlan {
         let Some(newest) = layers.first() else { return SourcePlan { runs: Vec::new(), blocks: 0 } };
         let blocks = match newest {
             Layer::Incremental(header) => header.file_blocks(),
@@ -112,13 +114,13 @@ impl SourcePlan {
     }
 
     /// Whether the file is that of the whole layer, which has so many blocks and nothing beyond them.
-    pub(super) fn is_copy_of(&self, layer: usize, blocks: u32) -> bool {
+    pub fn is_copy_of(&self, layer: usize, blocks: u32) -> bool {
         let whole = Run { first: 0, count: blocks, source: Some(RunSource { layer, index: 0 }) };
         self.blocks == blocks && (blocks == 0 || self.runs == [whole])
     }
 
     /// Whether anything is taken from a layer.
-    pub(super) fn uses(&self, layer: usize) -> bool {
+    pub fn uses(&self, layer: usize) -> bool {
         self.runs.iter().any(|run| run.source.is_some_and(|source| source.layer == layer))
     }
 }

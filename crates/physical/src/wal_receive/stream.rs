@@ -251,6 +251,7 @@ impl<S: WalSink> Reception<'_, S> {
             }
             let due = self.options.status_every.map(|every| every.saturating_sub(self.reported.elapsed()));
             if due == Some(Duration::ZERO) {
+                self.flush_to_report()?;
                 self.report(stream)?;
             }
             let wait = due.filter(|due| !due.is_zero()).map_or(LOOK, |due| due.min(LOOK));
@@ -262,9 +263,7 @@ impl<S: WalSink> Reception<'_, S> {
                 }
                 WalEvent::Keepalive { reply_requested: true, .. } => {
                     // A server that shuts down waits until all is flushed.
-                    if self.options.reports_flush && self.flushed < self.position {
-                        self.flush()?;
-                    }
+                    self.flush_to_report()?;
                     self.report(stream)?;
                 }
                 WalEvent::Keepalive { .. } | WalEvent::Timeout => {}
@@ -310,6 +309,11 @@ impl<S: WalSink> Reception<'_, S> {
 
     fn is_told_to_stop(&mut self, segment_finished: bool) -> bool {
         (self.stop)(Progress { position: self.position, timeline: self.timeline, segment_finished })
+    }
+
+    /// Flushes where the server is told about it.
+    fn flush_to_report(&mut self) -> Result<(), StreamError<S::Error>> {
+        if self.options.reports_flush && self.flushed < self.position { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<(), StreamError<S::Error>> {

@@ -117,13 +117,15 @@ fn line(progress: &Progress, verbose: bool) -> String {
     let Some(file) = &progress.file else {
         return format!("{done:width$}/{total} kB (100%), {counts} {:1$}", "", FILE_WIDTH + 2);
     };
+    // The name may be one that a server made up, and must not write to the terminal.
+    let file: String = file.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
     // The end of a long name says more.
     let count = file.chars().count();
     let file: String = if count > FILE_WIDTH {
         let rest: String = file.chars().skip(count + 3 - FILE_WIDTH).collect();
         format!("...{rest}")
     } else {
-        file.clone()
+        file
     };
     format!("{done:width$}/{total} kB ({percent}%), {counts} ({file:FILE_WIDTH$})")
 }
@@ -145,6 +147,8 @@ mod tests {
         let shown = line(&progress, true);
         assert!(shown.starts_with(" 512/2048 kB (25%), 0/1 tablespace (...xxx"), "{shown}");
         assert!(shown.ends_with("xx/16384)"), "{shown}");
+        progress.file = Some("a\u{1b}[2J".to_owned());
+        assert!(line(&progress, true).contains("(a?[2J "));
         (progress.done_bytes, progress.tablespaces_done, progress.tablespaces) = (3 << 20, 2, 2);
         assert_eq!(line(&progress, false), "3072/3072 kB (100%), 2/2 tablespaces");
         progress.total_kib = 0;
