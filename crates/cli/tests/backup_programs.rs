@@ -1,5 +1,7 @@
 //! `pg_verifybackup` and `pg_combinebackup` as programs: by a link of that name, with what they print and how they exit.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail loudly too")]
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -31,7 +33,9 @@ fn run(program: &Path, arguments: &[&Path]) -> (Option<i32>, String, String) {
 #[test]
 fn they_print_and_exit_as_stocks_do() {
     let cluster = Cluster::builder(18).conf("summarize_wal", "on").conf("autovacuum", "off").start();
-    cluster.sql("CREATE TABLE t AS SELECT n, repeat('x', 100) AS t FROM generate_series(1, 10000) n");
+    cluster.sql(
+        "CREATE TABLE t AS SELECT n, repeat('x', 100) AS t FROM generate_series(1, 10000) n; VACUUM FREEZE t",
+    );
     let full = base_backup(&cluster, "full", &[]);
     cluster.sql("UPDATE t SET t = 'y' WHERE n % 500 = 0");
     let manifest = full.join("backup_manifest");

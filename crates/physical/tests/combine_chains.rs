@@ -16,9 +16,8 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use backup_support::{Told, assert_good, base_backup, request, with_flipped_byte, without};
 use pgkeep_format::pg_manifest::{ChecksumAlgorithm, ManifestFile, PgManifest};
-use pgkeep_physical::combine::{
-    CombineReport, CombineRequest, CopyMethod, SyncMethod, TablespaceMapping, combine,
-};
+use pgkeep_physical::base_backup::{SyncMethod, TablespaceMappings};
+use pgkeep_physical::combine::{CombineReport, CombineRequest, CopyMethod, combine};
 use pgkeep_testkit::{Cluster, installation, table_digests, wait_until};
 
 fn cluster(major: u32) -> Cluster {
@@ -39,7 +38,7 @@ fn combine_request(inputs: &[&Path], output: &Path) -> CombineRequest {
         dry_run: false,
         debug: false,
         sync: None,
-        tablespace_mappings: Vec::new(),
+        tablespace_mappings: TablespaceMappings::default(),
         manifest: true,
         manifest_checksums: Some(ChecksumAlgorithm::Crc32c),
         copy_method: CopyMethod::Copy,
@@ -182,9 +181,9 @@ impl Chain {
     /// Combines the first backups, with the tablespace beside the output.
     fn request(&self, backups: usize, output: &str) -> CombineRequest {
         let mut request = combine_request(&self.inputs()[..backups], &self.path(output));
-        let old = self.copies.get(backups - 1).unwrap_or(&self.tablespace).clone();
-        request.tablespace_mappings =
-            vec![TablespaceMapping { old, new: self.path(&format!("{output}-space")) }];
+        let old = self.copies.get(backups - 1).unwrap_or(&self.tablespace).display();
+        let mapping = format!("{old}={}", self.path(&format!("{output}-space")).display());
+        request.tablespace_mappings.add(mapping.as_ref()).unwrap();
         request
     }
 
@@ -337,7 +336,7 @@ fn archives_are_inputs(major: u32, format: &[&str]) {
     assert_same_tree(&chain.path("mixed"), &theirs);
     assert_same_manifest(&chain.path("mixed"), &ours);
     let mut unmapped = chain.request(4, "unmapped");
-    unmapped.tablespace_mappings.clear();
+    unmapped.tablespace_mappings = TablespaceMappings::default();
     let expected = format!("tablespace at \"{}\" has no tablespace mapping", chain.tablespace.display());
     assert_eq!(combined(&unmapped).0.unwrap_err(), expected);
     assert!(!unmapped.output.exists());

@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use crate::canonical_path;
+
 /// The mappings of a command line, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TablespaceMappings(Vec<(PathBuf, PathBuf)>);
@@ -56,11 +58,15 @@ impl TablespaceMappings {
     pub fn place<'a>(&'a self, old: &'a Path) -> &'a Path {
         self.0.iter().find(|(from, _)| from == old).map_or(old, |(_, to)| to)
     }
+
+    /// Where `old` goes by the last mapping that names it.
+    pub(crate) fn last_place(&self, old: &Path) -> Option<&Path> {
+        self.0.iter().rfind(|(from, _)| from == old).map(|(_, to)| to.as_path())
+    }
 }
 
-/// Without the slashes and dots that change nothing.
 fn canonical(path: Vec<u8>) -> PathBuf {
-    PathBuf::from(std::ffi::OsString::from_vec(path)).components().collect()
+    std::ffi::OsString::from_vec(canonical_path(&path)).into()
 }
 
 #[cfg(test)]

@@ -37,3 +37,4 @@ pub use mapping::TablespaceMappings;
 pub use observer::{Observer, Progress};
 pub use request::{Destination, Manifest, Recovery, Request, Slot, SyncMethod, WalMethod};
 pub use run::BaseBackup;
+pub(crate) use sync::sync_tree;

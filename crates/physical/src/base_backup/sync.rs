@@ -14,7 +14,7 @@ const THREADS: usize = 8;
 const LEAST_SHARE: usize = 8;
 
 /// Flushes everything below a directory, which holds no links that lead to more of the backup.
-pub(super) fn sync_tree(root: &Path, method: SyncMethod) -> Result<()> {
+pub(crate) fn sync_tree(root: &Path, method: SyncMethod) -> Result<()> {
     match method {
         SyncMethod::Fsync => {
             sync_below(root)?;

@@ -3,11 +3,11 @@
 //! The result has the files of the newest backup, and for each `INCREMENTAL.<name>` the file that it stands for, block by
 //! block from the newest backup that has the block. Otherwise than stock's `pg_combinebackup`:
 //!
-//! - **Truncations count** ([`source_plan`]): a block that a file lost between two backups does not come back from an
+//! - **Truncations count** (`source_plan`): a block that a file lost between two backups does not come back from an
 //!   older one.
 //! - **Inputs are proved.** What is read of a backup is compared with that backup's manifest while it is combined, so that
 //!   damage never gets a fresh, right checksum. What cannot be compared is told.
-//! - **Archives are inputs, too** ([`staging`]): a directory with `base.tar` is unpacked beneath the output first.
+//! - **Archives are inputs, too** (`staging`): a directory with `base.tar` is unpacked beneath the output first.
 //!
 //! What was made is removed when something fails. Everything is flushed before success is told.
 
@@ -34,9 +34,9 @@ use new_manifest::NewManifest;
 use output::{Modes, OutputDirectories};
 use tree::Combination;
 
+use crate::base_backup::{SyncMethod, TablespaceMappings};
+
 pub use copy::CopyMethod;
-pub use sync::SyncMethod;
-pub use tablespaces::TablespaceMapping;
 
 /// What to combine, and how.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ pub struct CombineRequest {
     /// How files become durable; none when the caller does not care.
     pub sync: Option<SyncMethod>,
     /// Where tablespaces go.
-    pub tablespace_mappings: Vec<TablespaceMapping>,
+    pub tablespace_mappings: TablespaceMappings,
     /// Whether the result gets a manifest.
     pub manifest: bool,
     /// The checksums in it.

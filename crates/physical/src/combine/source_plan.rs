@@ -62,7 +62,7 @@ impl SourcePlan {
             Layer::Whole { blocks } => *blocks,
         };
         // What nothing was found for yet, in order. As large as the layers' lists, however long they say that the file is.
-        let mut gaps: Vec<Range<u32>> = if blocks > 0 { vec![0..blocks] } else { Vec::new() };
+        let mut gaps: Vec<Range<u32>> = Some(0..blocks).filter(|all| !all.is_empty()).into_iter().collect();
         let mut runs = Vec::new();
         // Nothing is cut off before the newest backup.
         let mut cap = blocks;

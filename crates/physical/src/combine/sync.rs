@@ -1,21 +1,12 @@
-//! Making the result durable: every file and directory, or the file systems that they are in.
+//! Making the result durable: the output, and where its links lead.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use pgkeep_tool::{Result, ToolError, system_text};
 
 use super::Talk;
-
-/// How files become durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SyncMethod {
-    /// Each on its own.
-    Fsync,
-    /// Whole file systems.
-    Syncfs,
-}
+use crate::base_backup::{SyncMethod, sync_tree};
 
 /// Waits until all of the result is on disk.
 pub(super) fn make_durable(output: &Path, method: SyncMethod, dry_run: bool, talk: Talk<'_>) -> Result<()> {
@@ -25,25 +16,8 @@ pub(super) fn make_durable(output: &Path, method: SyncMethod, dry_run: bool, tal
         return Ok(());
     }
     talk.debug(|| format!("recursively fsyncing \"{shown}\""));
-    let mut roots = vec![output.to_owned()];
-    roots.extend(linked_directories(output)?);
-    for root in &roots {
-        match method {
-            SyncMethod::Fsync => sync_tree(root)?,
-            SyncMethod::Syncfs => File::open(root)
-                .and_then(|directory| Ok(rustix::fs::syncfs(&directory)?))
-                .map_err(|error| {
-                    let root = root.display();
-                    let text = system_text(&error);
-                    ToolError::new(format!("could not synchronize file system for file \"{root}\": {text}"))
-                })?,
-        }
-        // The name of a directory that was made.
-        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_one(parent)?;
-        }
-    }
-    Ok(())
+    sync_tree(output, method)?;
+    linked_directories(output)?.iter().try_for_each(|directory| sync_tree(directory, method))
 }
 
 /// Where links of the result lead: those to tablespaces.
@@ -61,28 +35,4 @@ fn linked_directories(output: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
-}
-
-/// Flushes everything beneath a directory, then the directory. Links are not followed.
-fn sync_tree(directory: &Path) -> Result<()> {
-    let failed = |error: io::Error| {
-        let directory = directory.display();
-        ToolError::new(format!("could not open directory \"{directory}\": {}", system_text(&error)))
-    };
-    for entry in directory.read_dir().map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let kind = entry.file_type().map_err(failed)?;
-        if kind.is_dir() {
-            sync_tree(&entry.path())?;
-        } else if kind.is_file() {
-            sync_one(&entry.path())?;
-        }
-    }
-    sync_one(directory)
-}
-
-fn sync_one(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(|error| {
-        ToolError::new(format!("could not fsync file \"{}\": {}", path.display(), system_text(&error)))
-    })
 }

@@ -11,59 +11,6 @@ use super::{CombineRequest, Talk};
 use crate::canonical_path;
 use crate::manifest_table::not_opened;
 
-/// `-T OLDDIR=NEWDIR`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TablespaceMapping {
-    /// Where the link in the backup leads.
-    pub old: PathBuf,
-    /// Where the result's is to lead.
-    pub new: PathBuf,
-}
-
-impl TablespaceMapping {
-    /// Reads `OLDDIR=NEWDIR`, in which `\=` is an equals sign of a path.
-    ///
-    /// # Errors
-    /// In stock's words.
-    pub fn parse(text: &[u8]) -> Result<TablespaceMapping> {
-        let mut parts: Vec<Vec<u8>> = vec![Vec::new()];
-        let mut bytes = text.iter().copied().peekable();
-        while let Some(byte) = bytes.next() {
-            let last = parts.len() - 1;
-            match byte {
-                b'\\' if bytes.peek() == Some(&b'=') => {
-                    bytes.next();
-                    parts[last].push(b'=');
-                }
-                b'=' if parts.len() == 2 => {
-                    return Err(ToolError::new("multiple \"=\" signs in tablespace mapping"));
-                }
-                b'=' => parts.push(Vec::new()),
-                _ => parts[last].push(byte),
-            }
-        }
-        let (old, new) = match parts.as_slice() {
-            [old, new] if !old.is_empty() && !new.is_empty() => (old, new),
-            _ => {
-                let text = String::from_utf8_lossy(text);
-                return Err(ToolError::new(format!(
-                    "invalid tablespace mapping format \"{text}\", must be \"OLDDIR=NEWDIR\""
-                )));
-            }
-        };
-        for (which, path) in [("old", old), ("new", new)] {
-            if !path.starts_with(b"/") {
-                let path = String::from_utf8_lossy(path);
-                return Err(ToolError::new(format!(
-                    "{which} directory is not an absolute path in tablespace mapping: {path}"
-                )));
-            }
-        }
-        let plain = |path: &[u8]| OsString::from_vec(canonical_path(path)).into();
-        Ok(TablespaceMapping { old: plain(old), new: plain(new) })
-    }
-}
-
 /// A tablespace to be combined.
 #[derive(Debug)]
 pub(super) struct Tablespace {
@@ -99,13 +46,13 @@ pub(super) fn scan(input: &Input, request: &CombineRequest, talk: Talk<'_>) -> R
             None => None,
         };
         let tablespace = if let Some(location) = location {
-            let mapping = request.tablespace_mappings.iter().rev().find(|mapping| mapping.old == location);
-            let mapping = mapping.ok_or_else(|| {
+            let target = request.tablespace_mappings.last_place(&location).ok_or_else(|| {
                 let location = location.display();
                 ToolError::new(format!("tablespace at \"{location}\" has no tablespace mapping"))
             })?;
+            let target = target.to_owned();
             let source = if input.unpacked.is_some() { path } else { location };
-            Tablespace { oid, is_in_place: false, source, target: mapping.new.clone() }
+            Tablespace { oid, is_in_place: false, source, target }
         } else if kind.is_dir() {
             let target = request.output.join("pg_tblspc").join(&name);
             Tablespace { oid, is_in_place: true, source: path, target }
@@ -142,32 +89,4 @@ fn link_target(path: &Path) -> Result<PathBuf> {
         return Err(ToolError::new(format!("target of symbolic link \"{shown}\" is relative")));
     }
     Ok(OsString::from_vec(canonical_path(target.as_os_str().as_bytes())).into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> std::result::Result<(String, String), String> {
-        TablespaceMapping::parse(text.as_bytes())
-            .map(|mapping| (mapping.old.display().to_string(), mapping.new.display().to_string()))
-            .map_err(|error| error.message)
-    }
-
-    #[test]
-    fn mappings_are_read_as_stock_reads_them() {
-        assert_eq!(read("/a/=/b//c").unwrap(), ("/a".to_owned(), "/b/c".to_owned()));
-        assert_eq!(read(r"/a\=1=/b\=2").unwrap(), ("/a=1".to_owned(), "/b=2".to_owned()));
-        assert_eq!(read(r"/a\b=/c").unwrap().0, r"/a\b");
-        for (text, expected) in [
-            ("/a", "invalid tablespace mapping format \"/a\", must be \"OLDDIR=NEWDIR\""),
-            ("=/a", "invalid tablespace mapping format \"=/a\", must be \"OLDDIR=NEWDIR\""),
-            ("/a=", "invalid tablespace mapping format \"/a=\", must be \"OLDDIR=NEWDIR\""),
-            ("/a=/b=/c", "multiple \"=\" signs in tablespace mapping"),
-            ("a=/b", "old directory is not an absolute path in tablespace mapping: a"),
-            ("/a=b", "new directory is not an absolute path in tablespace mapping: b"),
-        ] {
-            assert_eq!(read(text).unwrap_err(), expected);
-        }
-    }
 }

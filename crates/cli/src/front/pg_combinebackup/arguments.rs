@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use pgkeep_format::pg_manifest::ChecksumAlgorithm;
-use pgkeep_physical::combine::{CombineRequest, CopyMethod, SyncMethod, TablespaceMapping};
+use pgkeep_physical::base_backup::{SyncMethod, TablespaceMappings};
+use pgkeep_physical::combine::{CombineRequest, CopyMethod};
 
 use super::super::getopt::{OptionSpec, flag, parse, value};
 use super::super::program::Mistake;
@@ -55,7 +56,7 @@ impl Arguments {
             dry_run: false,
             debug: false,
             sync: None,
-            tablespace_mappings: Vec::new(),
+            tablespace_mappings: TablespaceMappings::default(),
             manifest: true,
             manifest_checksums: Some(ChecksumAlgorithm::Crc32c),
             copy_method: CopyMethod::Copy,
@@ -69,8 +70,7 @@ impl Arguments {
                 Key::NoSync => is_synced = false,
                 Key::Output => output = Some(value.into()),
                 Key::TablespaceMapping => {
-                    let mapping = TablespaceMapping::parse(value.as_bytes()).map_err(Mistake::Failure)?;
-                    request.tablespace_mappings.push(mapping);
+                    request.tablespace_mappings.add(value).map_err(Mistake::Plain)?;
                 }
                 Key::ManifestChecksums => request.manifest_checksums = algorithm(value)?,
                 Key::NoManifest => request.manifest = false,
@@ -140,7 +140,7 @@ mod tests {
             "output: \"/out\"",
             "dry_run: true, debug: true",
             "sync: Some(Syncfs)",
-            "TablespaceMapping { old: \"/a\", new: \"/b\" }",
+            "TablespaceMappings([(\"/a\", \"/b\")])",
             "manifest: true, manifest_checksums: Some(Sha256), copy_method: Link, verify_inputs: false",
         ] {
             assert!(shown.contains(part), "{part} in {shown}");
