@@ -17,6 +17,7 @@ mod dump_data;
 mod incremental;
 mod measure;
 mod peer;
+mod physical;
 mod table;
 
 use measure::Measured;
@@ -55,6 +56,9 @@ pub(crate) struct Options {
     /// Measure dumps instead, of one table of so many MiB, of the small tables, of wide rows, and of definitions
     #[arg(long, value_name = "MIB", num_args = 0..=1, default_missing_value = "5120")]
     dump: Option<u32>,
+    /// Measure instead base backups, their verification and combination, and receiving WAL
+    #[arg(long)]
+    physical: bool,
     /// Of the databases that are dumped, only these
     #[arg(long, value_enum, requires = "dump")]
     database: Vec<dump_data::Database>,
@@ -88,7 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         // A dump locks every table.
         builder = builder.conf("max_locks_per_transaction", "1024");
     }
-    if options.incremental.or(options.expire).is_some() {
+    if options.physical || options.incremental.or(options.expire).is_some() {
         // So that WAL since the last backup is there although nobody archives it.
         builder = builder.conf("wal_keep_size", "4GB");
         if options.major >= 17 {
@@ -113,6 +117,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         dump::prepare(&bench, options, mib);
         let results = dump::measure_all(&bench, options);
         let size: u64 = cluster.sql("SELECT sum(pg_database_size(oid))::bigint FROM pg_database").parse()?;
+        println!("{}", table::render(&machine(options, size), &results));
+        return Ok(());
+    }
+    if options.physical {
+        let results = physical::measure_all(&bench, options)?;
         println!("{}", table::render(&machine(options, size), &results));
         return Ok(());
     }

@@ -157,7 +157,7 @@ fn run(request: &InitRequest) -> Result<InitReport> {
     })
 }
 
-fn open_or_create_repository(location: &Location) -> Result<(Repository, bool)> {
+pub(crate) fn open_or_create_repository(location: &Location) -> Result<(Repository, bool)> {
     match Store::open(&location.repository).and_then(Repository::open) {
         Ok(repository) => Ok((repository, false)),
         Err(RepoError::NotARepository { .. }) => {
@@ -168,7 +168,7 @@ fn open_or_create_repository(location: &Location) -> Result<(Repository, bool)> 
     }
 }
 
-fn open_or_create_stanza(
+pub(crate) fn open_or_create_stanza(
     repository: &Repository,
     location: &Location,
     identity: &ServerIdentity,

@@ -331,7 +331,11 @@ fn show_backup(location: &Location, id: &str) -> Result<ShowReport> {
         stanza: location.stanza.clone(),
         system_identifier: header.system_identifier,
         server_version: header.server_version_num,
-        source: if header.source == "stream" { SourceKind::Stream } else { SourceKind::Local },
+        source: match header.source.as_str() {
+            "stream" => SourceKind::Stream,
+            "import" => SourceKind::Import,
+            _ => SourceKind::Local,
+        },
         wal: match header.wal.mode {
             StoredWalMode::Archive => WalMode::Archive,
             StoredWalMode::Include => WalMode::Include,

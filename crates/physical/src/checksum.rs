@@ -5,9 +5,15 @@ use crc_fast::{CrcAlgorithm, Digest};
 use pgkeep_format::pg_manifest::{ChecksumAlgorithm, ManifestChecksum, Sha256};
 
 /// Computes one checksum from pieces.
-pub(crate) struct Hasher {
+pub struct Hasher {
     algorithm: ChecksumAlgorithm,
     state: State,
+}
+
+impl std::fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hasher").field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
 }
 
 enum State {
@@ -16,7 +22,9 @@ enum State {
 }
 
 impl Hasher {
-    pub(crate) fn new(algorithm: ChecksumAlgorithm) -> Hasher {
+    /// Of no bytes yet.
+    #[must_use]
+    pub fn new(algorithm: ChecksumAlgorithm) -> Hasher {
         let sha = |algorithm| State::Sha(Box::new(Context::new(algorithm)));
         let state = match algorithm {
             ChecksumAlgorithm::Crc32c => State::Crc(Box::new(Digest::new(CrcAlgorithm::Crc32Iscsi))),
@@ -28,7 +36,8 @@ impl Hasher {
         Hasher { algorithm, state }
     }
 
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.state {
             State::Crc(digest) => digest.update(bytes),
             State::Sha(context) => context.update(bytes),
@@ -36,7 +45,8 @@ impl Hasher {
     }
 
     /// The checksum as manifests have it: of a CRC the lowest byte first.
-    pub(crate) fn finish(self) -> ManifestChecksum {
+    #[must_use]
+    pub fn finish(self) -> ManifestChecksum {
         let bytes = match self.state {
             // A CRC-32 in the lower half.
             State::Crc(digest) => digest.finalize().to_le_bytes()[..4].to_vec(),
@@ -54,6 +64,14 @@ impl ManifestDigest {
     pub(crate) fn new() -> ManifestDigest {
         ManifestDigest(Context::new(&SHA256))
     }
+}
+
+/// The SHA-256 of a manifest that is in memory.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut digest = ManifestDigest::new();
+    digest.update(bytes);
+    digest.finish()
 }
 
 impl Sha256 for ManifestDigest {

@@ -4,8 +4,9 @@
 //! people look for them.
 
 mod backup_archive;
+pub mod base_backup;
 mod canonical_path;
-mod checksum;
+pub mod checksum;
 pub mod combine;
 mod manifest_table;
 pub mod verify;

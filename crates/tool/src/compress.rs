@@ -5,6 +5,7 @@
 //! joining in [`Framing`].
 
 mod lz4_walk;
+mod parallel;
 mod piece;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -14,6 +15,7 @@ use lz4_flex::frame::FrameDecoder;
 use pgkeep_format::archive::Compression;
 
 use lz4_walk::Lz4Walk;
+pub use parallel::ParallelCompressor;
 pub use piece::{GzipStream, PieceCompressor, piece_digest, piece_reader};
 
 /// What compressed bytes lie in. It decides how gzip is meant.

@@ -10,6 +10,10 @@ pub trait Reporter: Sync {
     fn detail(&self, text: &str) {
         self.warning(text);
     }
+    /// What to do about the warning or error before it.
+    fn hint(&self, text: &str) {
+        self.detail(text);
+    }
     /// An error that the work goes on after, or that the caller is told as well.
     fn error(&self, text: &str);
 }

@@ -13,12 +13,13 @@ use crate::error::WireError;
 use crate::message::Fields;
 use crate::query::Rows;
 use crate::quote::quote_replication_string;
+use crate::raw_text::{raw_bytes, raw_text};
 use crate::replication::timeline;
 
 /// What to ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseBackupOptions {
-    /// Goes into `backup_label`.
+    /// Goes into `backup_label`. As [`raw_text`].
     pub label: String,
     /// An immediate checkpoint instead of waiting for the next spread one.
     pub fast: bool,
@@ -32,11 +33,21 @@ pub struct BaseBackupOptions {
     pub verify_checksums: bool,
     /// Include the WAL that makes the backup consistent.
     pub wal: bool,
+    /// Let the server wait until the WAL that the backup needs is archived, where it archives.
+    pub waits_for_archive: bool,
     /// Have the server write a `backup_manifest`.
     pub manifest: bool,
+    /// All names in the manifest are hex-encoded, not only those that are not UTF-8.
+    pub manifest_force_encode: bool,
+    /// The checksums of files in the manifest, by the server's name for them; its own default when none.
+    pub manifest_checksums: Option<String>,
     /// Only blocks that changed since the backup whose manifest was uploaded before over the same connection
     /// ([`Connection::upload_manifest`]). Servers from 17 with `summarize_wal` on.
     pub incremental: bool,
+    /// The server compresses: the method and its details, which the server reads. Servers from 15.
+    pub compression: Option<(String, Option<String>)>,
+    /// The server keeps the backup, and sends nothing but progress: a kind of target and its details. Servers from 15.
+    pub target: Option<(String, Option<String>)>,
 }
 
 impl Default for BaseBackupOptions {
@@ -49,8 +60,13 @@ impl Default for BaseBackupOptions {
             max_rate_kib: None,
             verify_checksums: false,
             wal: false,
+            waits_for_archive: false,
             manifest: false,
+            manifest_force_encode: false,
+            manifest_checksums: None,
             incremental: false,
+            compression: None,
+            target: None,
         }
     }
 }
@@ -60,7 +76,7 @@ impl Default for BaseBackupOptions {
 pub struct TablespaceInfo {
     /// Its OID; `None` for the data directory itself, which comes last.
     pub oid: Option<u32>,
-    /// Its directory on the server.
+    /// Its directory on the server, as [`raw_text`]; relative to the data directory when it lies there.
     pub location: Option<String>,
     /// Its size, when progress was asked for.
     pub size_kib: Option<u64>,
@@ -71,7 +87,7 @@ pub struct TablespaceInfo {
 pub enum BaseBackupEvent<'a> {
     /// A tar archive begins (and the one before has ended).
     NewArchive {
-        /// The server's name for it: `base.tar`, `16385.tar`.
+        /// The server's name for it: `base.tar`, `16385.tar`, with `.gz`, `.lz4` or `.zst` behind where it compresses.
         name: String,
         /// Which tablespace; `None` for the data directory.
         tablespace: Option<u32>,
@@ -124,7 +140,12 @@ impl Connection {
         if options.incremental {
             self.require_incremental()?;
         }
-        self.start_command(&command(options, major))?;
+        if major < 15 && (options.target.is_some() || options.compression.is_some()) {
+            return Err(WireError::Unsupported(format!(
+                "PostgreSQL {major} neither compresses base backups nor keeps them (15 and later do)"
+            )));
+        }
+        self.start_command(raw_bytes(&command(options, major)).as_ref())?;
         let rows = self.result_set("waiting for the checkpoint that begins the backup")?;
         let (start, timeline) = position_of(&rows).inspect_err(|_| self.abandon())?;
         let rows = self.result_set("waiting for the list of tablespaces")?;
@@ -190,34 +211,48 @@ impl Connection {
 }
 
 fn command(options: &BaseBackupOptions, major: u32) -> String {
-    let label = quote_replication_string(&options.label);
-    let mut words: Vec<String> = vec![format!("LABEL {label}")];
+    let quoted = |text: &str| quote_replication_string(text);
+    let mut words: Vec<String> = vec![format!("LABEL {}", quoted(&options.label))];
     let mut add = |wanted: bool, text: String| {
         if wanted {
             words.push(text);
         }
     };
     let max_rate = options.max_rate_kib.map(|rate| format!("MAX_RATE {rate}"));
+    let manifest = match (options.manifest, options.manifest_force_encode) {
+        (false, _) => "no",
+        (true, false) => "yes",
+        (true, true) => "force-encode",
+    };
+    let checksums = options.manifest_checksums.as_deref().filter(|_| options.manifest);
+    let checksums = checksums.map(|algorithm| format!("MANIFEST_CHECKSUMS {}", quoted(algorithm)));
     add(options.progress, "PROGRESS".into());
     add(options.tablespace_map, "TABLESPACE_MAP".into());
     add(max_rate.is_some(), max_rate.unwrap_or_default());
-    if major >= 15 {
-        add(true, format!("CHECKPOINT '{}'", if options.fast { "fast" } else { "spread" }));
-        add(options.wal, "WAL".into());
-        // The server's default is to warn and go on when WAL archiving is off; we care for the WAL ourselves.
-        add(!options.wal, "WAIT false".into());
-        add(!options.verify_checksums, "VERIFY_CHECKSUMS false".into());
-        add(true, format!("MANIFEST '{}'", if options.manifest { "yes" } else { "no" }));
-        add(options.incremental, "INCREMENTAL".into());
-        format!("BASE_BACKUP ({})", words.join(", "))
-    } else {
+    if major < 15 {
         add(options.fast, "FAST".into());
         add(options.wal, "WAL".into());
-        add(!options.wal, "NOWAIT".into());
+        add(!options.waits_for_archive, "NOWAIT".into());
         add(!options.verify_checksums, "NOVERIFY_CHECKSUMS".into());
-        add(options.manifest, "MANIFEST 'yes'".into());
-        format!("BASE_BACKUP {}", words.join(" "))
+        add(options.manifest, format!("MANIFEST '{manifest}'"));
+        add(checksums.is_some(), checksums.unwrap_or_default());
+        return format!("BASE_BACKUP {}", words.join(" "));
     }
+    add(true, format!("CHECKPOINT '{}'", if options.fast { "fast" } else { "spread" }));
+    add(options.wal, "WAL".into());
+    add(!options.waits_for_archive, "WAIT false".into());
+    add(!options.verify_checksums, "VERIFY_CHECKSUMS false".into());
+    add(true, format!("MANIFEST '{manifest}'"));
+    add(checksums.is_some(), checksums.unwrap_or_default());
+    add(options.incremental, "INCREMENTAL".into());
+    for (name, setting) in [("TARGET", &options.target), ("COMPRESSION", &options.compression)] {
+        if let Some((kind, detail)) = setting {
+            add(true, format!("{name} {}", quoted(kind)));
+            let detail = detail.as_deref().map(|detail| format!("{name}_DETAIL {}", quoted(detail)));
+            add(detail.is_some(), detail.unwrap_or_default());
+        }
+    }
+    format!("BASE_BACKUP ({})", words.join(", "))
 }
 
 fn position_of(rows: &Rows) -> Result<(Lsn, TimelineId), WireError> {
@@ -239,7 +274,7 @@ fn tablespaces(rows: &Rows) -> Result<Vec<TablespaceInfo>, WireError> {
             .transpose()?;
         list.push(TablespaceInfo {
             oid,
-            location: row.optional("spclocation")?.map(str::to_owned),
+            location: row.bytes("spclocation")?.map(raw_text),
             size_kib: number("size")?,
         });
     }
@@ -370,8 +405,16 @@ fn parse_new_archive(body: &[u8]) -> Result<(String, Option<u32>), WireError> {
     let mut fields = Fields(body);
     let name = std::str::from_utf8(fields.c_string()?).map_err(|_| unknown())?;
     fields.c_string()?;
-    let stem = name.strip_suffix(".tar").ok_or_else(unknown)?;
-    let tablespace = if stem == "base" { None } else { Some(stem.parse().map_err(|_| unknown())?) };
+    let (stem, compression) = name.split_once(".tar").ok_or_else(unknown)?;
+    if !matches!(compression, "" | ".gz" | ".lz4" | ".zst") {
+        return Err(unknown());
+    }
+    let is_number = stem.bytes().all(|byte| byte.is_ascii_digit());
+    let tablespace = match stem {
+        "base" => None,
+        _ if is_number => Some(stem.parse().map_err(|_| unknown())?),
+        _ => return Err(unknown()),
+    };
     Ok((name.to_owned(), tablespace))
 }
 
@@ -393,13 +436,43 @@ mod tests {
         );
         let incremental = BaseBackupOptions { incremental: true, ..Default::default() };
         assert!(command(&incremental, 17).ends_with("MANIFEST 'no', INCREMENTAL)"));
+        let all = BaseBackupOptions {
+            manifest: true,
+            manifest_force_encode: true,
+            manifest_checksums: Some("SHA'1".into()),
+            waits_for_archive: true,
+            verify_checksums: true,
+            compression: Some(("zstd".into(), Some("workers=2".into()))),
+            target: Some(("server".into(), Some("/x".into()))),
+            ..Default::default()
+        };
+        assert_eq!(
+            command(&all, 14),
+            "BASE_BACKUP LABEL 'pgkeep' TABLESPACE_MAP FAST MANIFEST 'force-encode' MANIFEST_CHECKSUMS 'SHA''1'"
+        );
+        assert_eq!(
+            command(&all, 18),
+            "BASE_BACKUP (LABEL 'pgkeep', TABLESPACE_MAP, CHECKPOINT 'fast', MANIFEST 'force-encode', \
+             MANIFEST_CHECKSUMS 'SHA''1', TARGET 'server', TARGET_DETAIL '/x', COMPRESSION 'zstd', \
+             COMPRESSION_DETAIL 'workers=2')"
+        );
     }
 
     #[test]
     fn archive_names_are_checked() {
         assert_eq!(parse_new_archive(b"base.tar\0\0").unwrap(), ("base.tar".to_owned(), None));
         assert_eq!(parse_new_archive(b"16385.tar\0/x\0").unwrap(), ("16385.tar".to_owned(), Some(16385)));
-        for bad in [&b"../x.tar\0\0"[..], b"base.tar", b"base\0\0", b"\xff.tar\0\0", b""] {
+        assert_eq!(parse_new_archive(b"7.tar.zst\0\0").unwrap(), ("7.tar.zst".to_owned(), Some(7)));
+        for bad in [
+            &b"../x.tar\0\0"[..],
+            b"base.tar/x\0\0",
+            b"+7.tar\0\0",
+            b"base.tar.tar\0\0",
+            b"base.tar",
+            b"base\0\0",
+            b"\xff.tar\0\0",
+            b"",
+        ] {
             assert!(parse_new_archive(bad).is_err());
         }
     }

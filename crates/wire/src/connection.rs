@@ -156,6 +156,11 @@ impl Connection {
         self.parameters.get(name).map(String::as_str)
     }
 
+    /// The number of the server's process for this session.
+    pub fn server_process_id(&self) -> i32 {
+        self.cancel.process_id
+    }
+
     /// What kind of session this is.
     pub fn mode(&self) -> SessionMode {
         self.mode

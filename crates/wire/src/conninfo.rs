@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::environment::Environment;
 use crate::error::{ConnInfoError, Printable};
+use crate::raw_text::raw_text;
 use crate::service_file;
 use crate::settings::Settings;
 
@@ -173,6 +175,30 @@ impl ConnInfo {
         )
     }
 
+    /// What a standby writes as `primary_conninfo` to follow the server over the same way: every parameter, the password
+    /// included as `pg_basebackup -R` has it, but those that replication sets itself. With `database`, for slot
+    /// synchronization. Values are quoted only where they must be.
+    pub fn primary_conninfo(&self, database: Option<&str>) -> String {
+        /// Set by replication, or resolved already.
+        const LEFT_OUT: [&str; 5] =
+            ["dbname", "fallback_application_name", "replication", "service", "servicefile"];
+        /// The first ones, in libpq's order.
+        const FIRST: [&str; 5] = ["user", "password", "passfile", "host", "port"];
+        let mut parameters = self.parameters.clone();
+        parameters.retain(|name, value| !value.is_empty() && !LEFT_OUT.contains(name));
+        if let Some(file) = &self.settings.password_file {
+            parameters.entry("passfile").or_insert_with(|| raw_text(file.as_os_str().as_bytes()));
+        }
+        let ports: Vec<String> = self.settings.hosts.iter().map(|host| host.port.to_string()).collect();
+        parameters.entry("port").or_insert_with(|| ports.join(","));
+        let first = FIRST.iter().filter_map(|name| parameters.remove_entry(name)).collect::<Vec<_>>();
+        let pairs = first.into_iter().chain(parameters);
+        let pairs = pairs.chain(database.map(|database| ("dbname", database.to_owned())));
+        let words: Vec<String> =
+            pairs.map(|(name, value)| format!("{name}={}", quoted_where_needed(&value))).collect();
+        words.join(" ")
+    }
+
     /// A connection string that another program can be given: every parameter but the secrets, quoted.
     pub fn to_conninfo(&self) -> String {
         let mut text = String::new();
@@ -184,17 +210,33 @@ impl ConnInfo {
                 text.push(' ');
             }
             text.push_str(name);
-            text.push_str("='");
-            for character in value.chars() {
-                if character == '\'' || character == '\\' {
-                    text.push('\\');
-                }
-                text.push(character);
-            }
-            text.push('\'');
+            text.push('=');
+            push_quoted(&mut text, value);
         }
         text
     }
+}
+
+/// A value between quotes, as connection strings have it.
+fn push_quoted(text: &mut String, value: &str) {
+    text.push('\'');
+    for character in value.chars() {
+        if character == '\'' || character == '\\' {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text.push('\'');
+}
+
+fn quoted_where_needed(value: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+    if !value.is_empty() && value.bytes().all(is_plain) {
+        return value.to_owned();
+    }
+    let mut text = String::new();
+    push_quoted(&mut text, value);
+    text
 }
 
 impl fmt::Debug for ConnInfo {

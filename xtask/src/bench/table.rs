@@ -6,6 +6,17 @@ use std::fmt::Write as _;
 use super::gib;
 use super::measure::Measured;
 
+/// The tools that others are compared with, the first one that a step has.
+const REFERENCES: [&str; 7] = [
+    "pgBackRest",
+    "pg_basebackup",
+    "pg_dump",
+    "pg_restore",
+    "pg_verifybackup",
+    "pg_combinebackup",
+    "pg_receivewal",
+];
+
 /// Prints the median round of each step and tool, with ratios to pgBackRest, or without it to the stock
 /// tool of that step.
 pub(super) fn render(machine: &str, results: &[Measured]) -> String {
@@ -18,7 +29,7 @@ pub(super) fn render(machine: &str, results: &[Measured]) -> String {
     text.push_str("| step | tool | wall s | cpu s | server cpu s | cpu s/GiB | peak MiB | stored MiB | wall ratio | cpu ratio |\n");
     text.push_str("| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |\n");
     for row in &medians {
-        let reference = ["pgBackRest", "pg_basebackup", "pg_dump", "pg_restore"]
+        let reference = REFERENCES
             .iter()
             .find_map(|tool| medians.iter().find(|other| other.step == row.step && other.tool == *tool));
         let ratio = |value: fn(&Measured) -> f64| {

@@ -6,11 +6,13 @@ pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod connection;
 pub(crate) mod dump;
+pub(crate) mod exchange;
 pub(crate) mod expire;
 pub(crate) mod init;
 pub(crate) mod load;
 pub(crate) mod restore;
 pub(crate) mod show;
+pub(crate) mod standby;
 pub(crate) mod target;
 pub(crate) mod verify;
 pub(crate) mod wal;
@@ -93,6 +95,12 @@ pub(crate) enum Verb {
     Dump(Box<dump::DumpArgs>),
     /// Restore a cluster as it was at a chosen moment
     Restore(restore::RestoreArgs),
+    /// Make standbys out of the repository
+    Standby(standby::StandbyArgs),
+    /// Write a backup out as pg_basebackup would have
+    Export(exchange::ExportArgs),
+    /// Take in a base backup, and WAL, that another program made
+    Import(exchange::ImportArgs),
     /// Load a dump into a database: all of it or chosen tables, under other names, resumable
     Load(Box<load::LoadArgs>),
     /// Store, fetch and receive WAL

@@ -79,6 +79,12 @@ pub(crate) struct RestoreArgs {
     /// Make a standby
     #[arg(long, help_heading = "What is made")]
     pub(crate) standby: bool,
+    /// Stream from this primary, with the archive to fall back on; no password is written
+    #[arg(long, value_name = "CONNINFO", requires = "standby", help_heading = "What is made")]
+    pub(crate) primary: Option<String>,
+    /// Stream through this slot of the primary
+    #[arg(long, value_name = "NAME", requires = "primary", help_heading = "What is made")]
+    pub(crate) slot: Option<String>,
     /// Add a line to postgresql.auto.conf; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting, help_heading = "What is made")]
     pub(crate) set: Vec<(String, String)>,
@@ -143,7 +149,7 @@ pub(super) fn timeline(text: &str) -> Result<TargetTimeline, String> {
 }
 
 /// Splits at the first `=` that no backslash precedes, as `pg_basebackup --tablespace-mapping` does.
-fn tablespace(text: &str) -> Result<(String, PathBuf), String> {
+pub(super) fn tablespace(text: &str) -> Result<(String, PathBuf), String> {
     let mut sides = [String::new(), String::new()];
     let mut side = 0;
     let mut characters = text.chars().peekable();

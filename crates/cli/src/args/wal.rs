@@ -35,6 +35,15 @@ With `synchronous_standby_names = 'pgkeep_main'` (the slot's name) on the server
 --synchronous here, every commit that a client saw is in the spool, flushed. Ends with SIGINT
 or SIGTERM. Exit codes: 0 done; 9 WAL was lost and there is no backup after it.";
 
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  pgkeep wal import --repo /srv/backup /srv/walarchive
+  pgkeep wal import --repo /srv/backup /barman/main/wals /barman/main/streaming
+
+Folders are walked, whatever is compressed is decompressed, and every file is checked as `wal push`
+checks it. What is there already is compared. A segment whose WAL ends early is left out: its
+server may still bring the whole one.";
+
 /// Options of `wal`.
 #[derive(Args, Debug)]
 #[command(subcommand_required = true, arg_required_else_help = true, subcommand_value_name = "VERB")]
@@ -53,6 +62,8 @@ pub(crate) enum WalVerb {
     Get(GetArgs),
     /// Receive WAL from a running server, as it is written
     Receive(Box<ReceiveArgs>),
+    /// Take in WAL that another archive keeps
+    Import(WalImportArgs),
 }
 
 /// Options of `wal push`.
@@ -68,6 +79,25 @@ pub(crate) struct PushArgs {
 }
 
 impl PushArgs {
+    /// The settings that these options override.
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        Flag::given([("archive.compress", "--compress", &self.compress)])
+    }
+}
+
+/// Options of `wal import`.
+#[derive(Args, Debug)]
+#[command(after_help = IMPORT_EXAMPLES)]
+pub(crate) struct WalImportArgs {
+    /// Folders, or single files
+    #[arg(value_name = "PATH", required = true)]
+    pub(crate) sources: Vec<PathBuf>,
+    /// Codec: `zstd`, `zstd:LEVEL`, `lz4` or `none` [default: zstd:3]
+    #[arg(long, value_name = "CODEC")]
+    compress: Option<String>,
+}
+
+impl WalImportArgs {
     /// The settings that these options override.
     pub(crate) fn flags(&self) -> Vec<Flag> {
         Flag::given([("archive.compress", "--compress", &self.compress)])

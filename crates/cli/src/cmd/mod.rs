@@ -6,9 +6,11 @@
 mod backup;
 mod config;
 mod dump;
+mod exchange;
 mod expire;
 mod load;
 mod restore;
+mod standby;
 mod tell;
 mod verify;
 mod wal;
@@ -16,6 +18,7 @@ mod wal_receive;
 
 use pgkeep_engine::{Location, Result};
 
+use crate::args::standby::StandbyVerb;
 use crate::args::wal::WalVerb;
 use crate::args::{Cli, Global, Verb};
 use crate::caller::{Caller, ServerCommand};
@@ -84,11 +87,17 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Verb::Backup(args) => backup::backup(&Context::new(global, args.flags())?, &args),
         Verb::Dump(args) => dump::dump(&Context::new(global, args.flags())?, &args),
         Verb::Restore(args) => restore::restore(&Context::new(global, args.flags())?, args),
+        Verb::Standby(args) => match args.verb {
+            StandbyVerb::Create(args) => standby::create(&Context::new(global, args.flags())?, *args),
+        },
+        Verb::Export(args) => exchange::export(&Context::new(global, args.flags())?, args),
+        Verb::Import(args) => exchange::import(&Context::new(global, args.flags())?, args),
         Verb::Load(args) => load::load(&Context::new(global, Vec::new())?, &args),
         Verb::Wal(args) => match args.verb {
             WalVerb::Push(args) => wal::push(&Context::new(global, args.flags())?, args),
             WalVerb::Get(args) => wal::get(&Context::new(global, args.flags())?, args),
             WalVerb::Receive(args) => wal_receive::receive(&Context::new(global, args.flags())?, &args),
+            WalVerb::Import(args) => exchange::import_wal(&Context::new(global, args.flags())?, &args),
         },
         Verb::List(_) => tell::list(&Context::new(global, Vec::new())?),
         Verb::Show(args) => tell::show(&Context::new(global, Vec::new())?, &args),

@@ -2,8 +2,10 @@
 
 use pgkeep_engine::Result;
 use pgkeep_engine::restore::{RestoreRequest, restore as run};
+use pgkeep_engine::standby::streaming_settings;
 
 use super::Context;
+use crate::args::connection::ConnectionArgs;
 use crate::args::restore::RestoreArgs;
 use crate::render::progress::Progress;
 use crate::render::text;
@@ -12,6 +14,15 @@ use crate::{caller, exit, signal};
 /// Restores a cluster.
 pub(super) fn restore(context: &Context, args: RestoreArgs) -> Result<u8> {
     let restore_command = context.server_command()?.restore(&caller::program(), args.standby);
+    let mut settings = match &args.primary {
+        Some(primary) => {
+            let here = ConnectionArgs { conninfo: Some(primary.clone()), ..ConnectionArgs::default() };
+            let conninfo = context.caller.connection(&here, None).resolve()?.to_conninfo();
+            streaming_settings(&conninfo, args.slot.as_deref())
+        }
+        None => Vec::new(),
+    };
+    settings.extend(args.set.iter().cloned());
     let request = RestoreRequest {
         location: context.location()?,
         target: args.recovery_target()?,
@@ -21,7 +32,7 @@ pub(super) fn restore(context: &Context, args: RestoreArgs) -> Result<u8> {
         exclusive: args.target_exclusive,
         tablespace_map: args.tablespace_map,
         standby: args.standby,
-        settings: args.set,
+        settings,
         destination: context.caller.working_directory.join(args.destination),
         external_config: args
             .external_config

@@ -4,21 +4,29 @@ use pgkeep_format::archive::Compression;
 
 /// Of the data of an archive, or of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct CompressionChoice {
-    pub(super) algorithm: Compression,
+pub(crate) struct CompressionChoice {
+    pub(crate) algorithm: Compression,
     /// The codec's own when none.
-    pub(super) level: Option<i32>,
+    pub(crate) level: Option<i32>,
     /// Zstandard's `long`.
-    pub(super) long_distance: bool,
+    pub(crate) long_distance: bool,
+    /// Zstandard's `workers`.
+    pub(crate) workers: Option<i32>,
+}
+
+impl CompressionChoice {
+    fn of(algorithm: Compression) -> CompressionChoice {
+        CompressionChoice { algorithm, level: None, long_distance: false, workers: None }
+    }
 }
 
 /// Reads it; the second value is a warning.
-pub(super) fn parse(
+pub(crate) fn parse(
     text: Option<&str>,
     default: Compression,
 ) -> Result<(CompressionChoice, Option<String>), String> {
     let Some(text) = text else {
-        return Ok((CompressionChoice { algorithm: default, level: None, long_distance: false }, None));
+        return Ok((CompressionChoice::of(default), None));
     };
     // A number alone is a level of gzip; 0 is none.
     let is_number = |text: &str| {
@@ -44,6 +52,7 @@ pub(super) fn parse(
     let mut level = None;
     let mut warning = None;
     let mut long_distance = false;
+    let mut workers = None;
     match detail {
         None => {}
         Some(detail) if is_number(detail) => level = Some(level_of(detail).map_err(invalid)?),
@@ -62,9 +71,10 @@ pub(super) fn parse(
                     }
                     ("level", Some(value)) => level = Some(level_of(value).map_err(invalid)?),
                     ("workers", Some(value)) => {
-                        value.parse::<i32>().map_err(|_| {
+                        let count = value.parse::<i32>().map_err(|_| {
                             invalid(format!("value for compression option \"{keyword}\" must be an integer"))
                         })?;
+                        workers = Some(count);
                         if algorithm != Compression::Zstd {
                             return Err(invalid(format!(
                                 "compression algorithm \"{name}\" does not accept a worker count"
@@ -96,7 +106,7 @@ pub(super) fn parse(
         }
     }
     let Some(level) = level else {
-        return Ok((CompressionChoice { algorithm, level: None, long_distance }, warning));
+        return Ok((CompressionChoice { algorithm, level: None, long_distance, workers }, warning));
     };
     let (least, most, default) = match algorithm {
         Compression::None => {
@@ -114,7 +124,7 @@ pub(super) fn parse(
         )));
     }
     let level = (level != default).then_some(level);
-    Ok((CompressionChoice { algorithm, level, long_distance }, warning))
+    Ok((CompressionChoice { algorithm, level, long_distance, workers }, warning))
 }
 
 fn level_of(text: &str) -> Result<i32, String> {

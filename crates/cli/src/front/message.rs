@@ -74,6 +74,10 @@ impl Reporter for Messages {
         self.line("detail: ", text);
     }
 
+    fn hint(&self, text: &str) {
+        Messages::hint(self, text);
+    }
+
     fn error(&self, text: &str) {
         self.line("error: ", text);
     }

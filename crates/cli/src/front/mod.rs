@@ -4,10 +4,11 @@
 //! does: options, messages, exit status, output. Only the name of the call decides; where the link leads does not
 //! matter. A new front is a line in [`FRONTS`].
 
-mod compression;
+pub(crate) mod compression;
 mod getopt;
 mod message;
 mod password;
+mod pg_basebackup;
 mod pg_combinebackup;
 mod pg_dump;
 mod pg_dumpall;
@@ -34,6 +35,12 @@ struct Front {
 }
 
 const FRONTS: &[Front] = &[
+    Front {
+        name: "pg_basebackup",
+        run: pg_basebackup::run,
+        #[cfg(test)]
+        check: pg_basebackup::check,
+    },
     Front {
         name: "pg_combinebackup",
         run: pg_combinebackup::run,

@@ -4,6 +4,7 @@
 
 pub(crate) mod dump;
 pub(crate) mod error;
+pub(crate) mod exchange;
 pub(crate) mod expire;
 pub(crate) mod json;
 pub(crate) mod load;

@@ -430,6 +430,7 @@ fn source(kind: SourceKind) -> &'static str {
     match kind {
         SourceKind::Local => "data directory",
         SourceKind::Stream => "replication protocol",
+        SourceKind::Import => "another program's backup",
     }
 }
 
@@ -461,7 +462,7 @@ fn checksums(verified: bool, bad: &[BadPages]) -> String {
     }
 }
 
-fn bad_pages(bad: &[BadPages]) -> String {
+pub(super) fn bad_pages(bad: &[BadPages]) -> String {
     if bad.is_empty() {
         return String::new();
     }

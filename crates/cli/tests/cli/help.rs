@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::support::Place;
 
 /// Every verb, in the order of the reference.
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 27] = [
     "",
     "init",
     "backup",
@@ -13,11 +13,16 @@ const VERBS: [&str; 22] = [
     "dump export",
     "dump verify",
     "restore",
+    "standby",
+    "standby create",
+    "export",
+    "import",
     "load",
     "wal",
     "wal push",
     "wal get",
     "wal receive",
+    "wal import",
     "list",
     "show",
     "check",
@@ -60,7 +65,7 @@ fn every_way_to_ask_for_help_gives_the_same() {
 #[test]
 fn every_verb_that_does_something_has_examples() {
     let place = Place::new();
-    for verb in VERBS.iter().filter(|verb| !matches!(**verb, "wal" | "config" | "version")) {
+    for verb in VERBS.iter().filter(|verb| !matches!(**verb, "standby" | "wal" | "config" | "version")) {
         assert!(help(&place, verb).contains("\nExamples:\n"), "{verb}");
     }
 }

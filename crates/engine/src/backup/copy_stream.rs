@@ -156,8 +156,8 @@ impl Run<'_> {
             // We check pages ourselves: the server would end the backup at the first bad ones.
             verify_checksums: false,
             wal: false,
-            manifest: false,
             incremental,
+            ..BaseBackupOptions::default()
         };
         let handle = connection.cancel_handle();
         interruptible(handle, self.cancel, || Ok(connection.base_backup(&options)?))

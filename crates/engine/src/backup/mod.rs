@@ -5,31 +5,31 @@
 //! written last, only when every byte of that WAL is proved to be in the repository. Killed at any point, the server ends the
 //! backup when the session goes, and the repository holds rubbish that nothing lists.
 
-mod basis;
-mod collector;
+pub(crate) mod basis;
+pub(crate) mod collector;
 mod confirm;
-mod copy;
+pub(crate) mod copy;
 mod copy_local;
 mod copy_stream;
 mod external_config;
 #[cfg(test)]
 mod model;
-mod parent_files;
+pub(crate) mod parent_files;
 mod plan;
 mod reading;
 mod request;
-mod reuse;
+pub(crate) mod reuse;
 mod rewrite;
 mod run;
 mod scattered;
 pub(crate) mod server;
 pub(crate) mod source_local;
-mod source_stream;
+pub(crate) mod source_stream;
 mod wal_receive;
 mod wal_wait;
 mod walk;
 mod work;
-mod worker;
+pub(crate) mod worker;
 
 pub(crate) use run::{host_name, written_by};
 
@@ -122,13 +122,13 @@ fn record_of(stanza: &Stanza, facts: &ServerFacts) -> Result<ClusterRecord> {
 }
 
 /// The backups of this very cluster that can be read, oldest first.
-fn headers_of(stanza: &Stanza, record: &ClusterRecord) -> Result<Vec<ManifestHeader>> {
+pub(crate) fn headers_of(stanza: &Stanza, record: &ClusterRecord) -> Result<Vec<ManifestHeader>> {
     let headers = stanza.backups()?.into_iter().filter_map(|listing| listing.header.ok());
     Ok(headers.filter(|header| header.record == record.sequence).collect())
 }
 
 /// What `verify` knows to be bad, in words: damage is not to be inherited.
-fn damage_of(
+pub(crate) fn damage_of(
     stanza: &Stanza,
     headers: &[ManifestHeader],
     observer: &dyn Observer,
@@ -169,6 +169,7 @@ fn source_text(source: SourceKind) -> &'static str {
     match source {
         SourceKind::Local => "from the data directory",
         SourceKind::Stream => "over the replication protocol",
+        SourceKind::Import => "out of a backup of another program",
     }
 }
 

@@ -118,6 +118,8 @@ pub enum SourceKind {
     Local,
     /// The replication protocol.
     Stream,
+    /// A base backup that another program made, imported.
+    Import,
 }
 
 /// Where the WAL that makes the backup consistent comes from, as asked.

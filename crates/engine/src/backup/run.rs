@@ -317,6 +317,7 @@ impl Run<'_> {
             source: match self.plan.source {
                 SourceKind::Local => "local",
                 SourceKind::Stream => "stream",
+                SourceKind::Import => "import",
             }
             .to_owned(),
             written_by: written_by(),

@@ -162,11 +162,20 @@ impl<'a> StreamCutter<'a> {
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(broken(&error)),
             };
-            match event {
-                TarEvent::Entry(entry) => self.begin_entry(&entry, sink)?,
-                TarEvent::Data(data) => self.current.take(data, self.block_size, &mut self.bundler, sink)?,
-                TarEvent::EndOfEntry => self.end_entry(sink)?,
-            }
+            self.event(event, sink)?;
+        }
+    }
+
+    /// What an archive holds next, or anything else that comes as entries with paths relative to the data directory.
+    pub fn event(
+        &mut self,
+        event: TarEvent<'_>,
+        sink: &mut dyn FnMut(StreamItem) -> Result<()>,
+    ) -> Result<()> {
+        match event {
+            TarEvent::Entry(entry) => self.begin_entry(&entry, sink),
+            TarEvent::Data(data) => self.current.take(data, self.block_size, &mut self.bundler, sink),
+            TarEvent::EndOfEntry => self.end_entry(sink),
         }
     }
 

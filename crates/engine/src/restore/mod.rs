@@ -6,10 +6,10 @@
 //! finishes it. `delta` also reuses the directory of a former cluster.
 
 mod delta;
-mod destination;
+pub(crate) mod destination;
 mod finish;
-mod layout;
-mod marker;
+pub(crate) mod layout;
+pub(crate) mod marker;
 mod places;
 mod plan;
 mod recovery_settings;
@@ -18,12 +18,14 @@ mod target;
 mod target_time;
 mod task;
 mod wal_points;
-mod write;
+pub(crate) mod write;
 
+pub(crate) use marker::MARKER;
 pub(crate) use plan::{RestorePlan, plan_below};
 pub use request::{
     DeltaReport, RecoveryTarget, RestoreReport, RestoreRequest, TargetAction, TargetProof, TargetTimeline,
 };
+pub(crate) use target_time::from_postgres;
 pub use target_time::show_utc;
 
 use crate::error::Result;

@@ -10,7 +10,7 @@ mod delivery;
 pub mod get;
 pub mod push;
 pub mod receive;
-mod segment;
+pub(crate) mod segment;
 pub mod spool;
 pub mod store;
 

@@ -533,6 +533,8 @@ impl<H: Sha256> CoveredBytes<H> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     struct NoDigest;
@@ -625,6 +627,46 @@ mod tests {
             ),
         ] {
             assert_eq!(complaint(&text, 5), expected, "{text}");
+        }
+    }
+
+    const WHOLE: &str = "{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": 7,\n\"Files\": [\n\
+        { \"Path\": \"a/b\", \"Size\": 3, \"Last-Modified\": \"x\", \"Checksum-Algorithm\": \"CRC32C\", \
+        \"Checksum\": \"994e7be2\" },\n{ \"Encoded-Path\": \"ff\", \"Size\": \"5\" }\n],\n\"WAL-Ranges\": [\n\
+        { \"Timeline\": 1, \"Start-LSN\": \"0/28\", \"End-LSN\": \"1/0\" }\n],\n\
+        \"Manifest-Checksum\": \"0000000000000000000000000000000000000000000000000000000000000000\"}\n";
+
+    fn items(text: &[u8], piece: usize) -> (Vec<ManifestItem>, Result<(), PgManifestError>) {
+        let (mut reader, mut items) = (ManifestReader::new(NoDigest), Vec::new());
+        let mut take = |item| {
+            items.push(item);
+            Ok::<(), PgManifestError>(())
+        };
+        let read = text
+            .chunks(piece)
+            .try_for_each(|bytes| reader.feed(bytes, &mut take))
+            .and_then(|()| reader.finish(&mut take));
+        (items, read)
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_where_bytes_are_cut(
+            place in 0..WHOLE.len(),
+            damage in prop::option::of(prop::collection::vec(any::<u8>(), 0..4)),
+            piece in 1_usize..50,
+        ) {
+            let mut text = WHOLE.as_bytes().to_vec();
+            let is_whole = damage.is_none();
+            if let Some(damage) = damage {
+                text.splice(place..=place, damage);
+            }
+            let all = items(&text, text.len().max(1));
+            prop_assert_eq!(items(&text, piece), all.clone());
+            if is_whole {
+                prop_assert_eq!(all.0.len(), 5);
+                prop_assert!(all.1.is_ok());
+            }
         }
     }
 

@@ -224,10 +224,9 @@ fn check_control_files(inputs: &[Input], talk: Talk<'_>) -> Result<ControlFile> 
     let newest = newest.ok_or_else(|| ToolError::new("no input directories specified"))?;
     talk.debug(|| format!("system identifier is {}", newest.system_identifier));
     if checksums_differ {
-        talk.reporter.warning(
-            "only some backups have checksums enabled\nhint: Disable, and optionally reenable, checksums on the \
-             output directory to avoid failures.",
-        );
+        talk.reporter.warning("only some backups have checksums enabled");
+        talk.reporter
+            .hint("Disable, and optionally reenable, checksums on the output directory to avoid failures.");
     }
     Ok(newest)
 }

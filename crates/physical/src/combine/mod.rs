@@ -18,7 +18,7 @@ mod label;
 mod new_manifest;
 mod output;
 mod reconstruct;
-mod source_plan;
+pub mod source_plan;
 mod staging;
 mod sync;
 mod tablespaces;
@@ -91,15 +91,19 @@ impl Talk<'_> {
 /// Combines backups. With `dry_run`, nothing is written.
 ///
 /// # Errors
-/// When the inputs do not make a chain, one is damaged, or the result cannot be written. What was made is gone then.
+/// When the inputs do not make a chain, one is damaged, or the result cannot be written. It is told, and what was made is
+/// gone, then.
 pub fn combine(request: &CombineRequest, reporter: &dyn Reporter) -> Result<CombineReport> {
     let talk = Talk { reporter, debug: request.debug };
     let mut output = OutputDirectories::new(request.dry_run, talk);
-    let result = run(request, talk, &mut output);
-    if result.is_err() {
+    run(request, talk, &mut output).map_err(|error| {
+        // Why, before what follows from it.
+        reporter.error(&error.message);
+        error.detail.iter().for_each(|detail| reporter.detail(detail));
+        error.hint.iter().for_each(|hint| reporter.hint(hint));
         output.remove();
-    }
-    result
+        ToolError::reported(error.message)
+    })
 }
 
 fn run(

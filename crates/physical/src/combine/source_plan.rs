@@ -8,11 +8,13 @@
 //!
 //! Stock's program looks only at the newest of these lengths, and brings deleted rows back (`docs/reference/pg_combinebackup.md`).
 
+use std::ops::Range;
+
 use pgkeep_format::incremental_file::IncrementalHeader;
 
 /// What one backup has of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Layer {
+pub enum Layer {
     /// Some blocks.
     Incremental(IncrementalHeader),
     /// All of them, so many.
@@ -24,84 +26,115 @@ pub(super) enum Layer {
 
 /// Neighbouring blocks that are taken together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
+pub struct Run {
     /// The first block in the result.
-    pub(super) first: u32,
+    pub first: u32,
     /// How many.
-    pub(super) count: u32,
+    pub count: u32,
     /// Where they are; none: they are zeros.
-    pub(super) source: Option<RunSource>,
+    pub source: Option<RunSource>,
 }
 
 /// Blocks that a backup has one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RunSource {
+pub struct RunSource {
     /// In which layer, counted from the newest.
-    pub(super) layer: usize,
+    pub layer: usize,
     /// The first one's place among the blocks of that layer.
-    pub(super) index: u32,
+    pub index: u32,
 }
 
 /// Where the blocks of a file come from: runs in order, without a gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SourcePlan {
-    pub(super) runs: Vec<Run>,
-    pub(super) blocks: u32,
+pub struct SourcePlan {
+    /// The runs.
+    pub runs: Vec<Run>,
+    /// Blocks of the file.
+    pub blocks: u32,
 }
 
 impl SourcePlan {
     /// The plan for layers from the newest to the oldest; all but the last are incremental ones.
-    pub(super) fn new(layers: &[Layer]) -> SourcePlan {
+    pub fn new(layers: &[Layer]) -> SourcePlan {
         let Some(newest) = layers.first() else { return SourcePlan { runs: Vec::new(), blocks: 0 } };
         let blocks = match newest {
             Layer::Incremental(header) => header.file_blocks(),
             Layer::Whole { blocks } => *blocks,
         };
-        let mut sources: Vec<Option<RunSource>> = vec![None; blocks as usize];
+        // What nothing was found for yet, in order. As large as the layers' lists, however long they say that the file is.
+        let mut gaps: Vec<Range<u32>> = if blocks > 0 { vec![0..blocks] } else { Vec::new() };
+        let mut runs = Vec::new();
         // Nothing is cut off before the newest backup.
         let mut cap = blocks;
         for (layer, contents) in layers.iter().enumerate() {
-            let mut take = |block: u32, index: u32| {
-                if block < cap
-                    && let Some(place @ None) = sources.get_mut(block as usize)
-                {
-                    *place = Some(RunSource { layer, index });
-                }
-            };
+            let run = |first, count, index| Run { first, count, source: Some(RunSource { layer, index }) };
             match contents {
                 Layer::Whole { blocks } => {
-                    (0..*blocks).take(cap as usize).for_each(|block| take(block, block))
+                    let end = cap.min(*blocks);
+                    for gap in std::mem::take(&mut gaps) {
+                        let middle = gap.end.min(end).max(gap.start);
+                        if gap.start < middle {
+                            runs.push(run(gap.start, middle - gap.start, gap.start));
+                        }
+                        if middle < gap.end {
+                            gaps.push(middle..gap.end);
+                        }
+                    }
                 }
                 Layer::Incremental(header) => {
-                    header.blocks.iter().zip(0..).for_each(|(block, index)| take(*block, index));
+                    let mut found = header.blocks.iter().copied().zip(0..).peekable();
+                    for gap in std::mem::take(&mut gaps) {
+                        let mut begin = gap.start;
+                        while let Some((block, index)) = found.next_if(|(block, _)| *block < gap.end.min(cap))
+                        {
+                            if block < gap.start {
+                                continue;
+                            }
+                            if begin < block {
+                                gaps.push(begin..block);
+                            }
+                            runs.push(run(block, 1, index));
+                            begin = block + 1;
+                        }
+                        if begin < gap.end {
+                            gaps.push(begin..gap.end);
+                        }
+                    }
                     cap = cap.min(header.truncation_block_length);
                 }
             }
         }
-        SourcePlan { runs: runs_of(&sources), blocks }
+        runs.extend(gaps.into_iter().map(|gap| Run {
+            first: gap.start,
+            count: gap.end - gap.start,
+            source: None,
+        }));
+        runs.sort_unstable_by_key(|run| run.first);
+        SourcePlan { runs: joined(runs), blocks }
     }
 
     /// Whether the file is that of the whole layer, which has so many blocks and nothing beyond them.
-    pub(super) fn is_copy_of(&self, layer: usize, blocks: u32) -> bool {
+    pub fn is_copy_of(&self, layer: usize, blocks: u32) -> bool {
         let whole = Run { first: 0, count: blocks, source: Some(RunSource { layer, index: 0 }) };
         self.blocks == blocks && (blocks == 0 || self.runs == [whole])
     }
 
     /// Whether anything is taken from a layer.
-    pub(super) fn uses(&self, layer: usize) -> bool {
+    pub fn uses(&self, layer: usize) -> bool {
         self.runs.iter().any(|run| run.source.is_some_and(|source| source.layer == layer))
     }
 }
 
-fn runs_of(sources: &[Option<RunSource>]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for (block, source) in (0..).zip(sources) {
-        match runs.last_mut() {
-            Some(run) if follows(run, *source) => run.count += 1,
-            _ => runs.push(Run { first: block, count: 1, source: *source }),
+/// Runs with neighbours made one.
+fn joined(runs: Vec<Run>) -> Vec<Run> {
+    let mut all: Vec<Run> = Vec::new();
+    for run in runs {
+        match all.last_mut() {
+            Some(last) if follows(last, run.source) => last.count += run.count,
+            _ => all.push(run),
         }
     }
-    runs
+    all
 }
 
 fn follows(run: &Run, next: Option<RunSource>) -> bool {
@@ -169,6 +202,12 @@ mod tests {
         let shorter =
             SourcePlan::new(&[incremental(4, &[]), incremental(2, &[]), Layer::Whole { blocks: 4 }]);
         assert!(!shorter.is_copy_of(2, 4), "the file was cut in between");
+    }
+
+    #[test]
+    fn lengths_that_nobody_has_take_no_memory() {
+        let layers = [incremental(u32::MAX, &[7]), incremental(u32::MAX, &[]), Layer::Whole { blocks: 2 }];
+        assert_eq!(shown(&layers), "0+2 2@0, 2+5 zero, 7+1 0@0, 8+4294967287 zero");
     }
 
     const MOST: u32 = 40;

@@ -28,6 +28,8 @@ pub(super) struct Combination<'a> {
     pub(super) talk: Talk<'a>,
     manifest: Option<NewManifest>,
     report: CombineReport,
+    /// The control file, which is copied last: no server starts on a result that is not complete.
+    control: Option<(PathBuf, Target)>,
 }
 
 /// Where a walk is: a directory of the newest backup, and what it becomes.
@@ -79,7 +81,15 @@ impl<'a> Combination<'a> {
         talk: Talk<'a>,
         manifest: Option<NewManifest>,
     ) -> Combination<'a> {
-        Combination { request, inputs, modes, talk, manifest, report: CombineReport::default() }
+        Combination {
+            request,
+            inputs,
+            modes,
+            talk,
+            manifest,
+            report: CombineReport::default(),
+            control: None,
+        }
     }
 
     /// Writes the label of a full backup.
@@ -138,9 +148,12 @@ impl<'a> Combination<'a> {
     }
 
     /// Ends it: nothing may be missing, and the manifest is completed.
-    pub(super) fn finish(self) -> Result<CombineReport> {
+    pub(super) fn finish(mut self) -> Result<CombineReport> {
         let newest = self.inputs.last();
         newest.check_all_seen()?;
+        if let Some((path, target)) = self.control.take() {
+            self.copy_of_newest(&path, &target, false)?;
+        }
         if let (Some(manifest), Some(table)) = (self.manifest, &newest.manifest) {
             manifest.finish(&table.wal_ranges)?;
         }
@@ -199,20 +212,30 @@ impl<'a> Combination<'a> {
         if let Some(file) = newest.manifest.as_ref().and_then(|table| table.get(&listed_path)) {
             file.set_seen();
         }
-        let checksum = if whole_name.is_some() {
+        if whole_name.is_some() {
             self.report.reconstructed += 1;
-            self.reconstruct(&path, &target)?
+            let checksum = self.reconstruct(&path, &target)?;
+            self.list(&target.manifest_path, &target.path, checksum)
+        } else if target.manifest_path == b"global/pg_control" {
+            self.control = Some((path, target));
+            Ok(())
         } else {
-            self.report.copied += 1;
-            self.warn_of_unlisted(self.inputs.inputs.len() - 1, &target);
-            // What was unpacked is there for this only. A tablespace may be on another file system.
-            let method = match newest.unpacked {
-                Some(_) if place.in_tablespace => CopyMethod::Copy,
-                Some(_) => CopyMethod::Link,
-                None => self.request.copy_method,
-            };
-            self.copy_whole(self.inputs.inputs.len() - 1, &path, &target, method)?
+            self.copy_of_newest(&path, &target, place.in_tablespace)
+        }
+    }
+
+    /// Copies a file of the newest backup.
+    fn copy_of_newest(&mut self, path: &Path, target: &Target, in_tablespace: bool) -> Result<()> {
+        self.report.copied += 1;
+        let newest = self.inputs.inputs.len() - 1;
+        self.warn_of_unlisted(newest, target);
+        // What was unpacked is there for this only. A tablespace may be on another file system.
+        let method = match self.inputs.last().unpacked {
+            Some(_) if in_tablespace => CopyMethod::Copy,
+            Some(_) => CopyMethod::Link,
+            None => self.request.copy_method,
         };
+        let checksum = self.copy_whole(newest, path, target, method)?;
         self.list(&target.manifest_path, &target.path, checksum)
     }
 

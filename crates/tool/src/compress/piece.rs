@@ -13,7 +13,7 @@ use zlib_rs::adler32::{adler32, adler32_combine};
 use super::{Codec, Compressor, Framing, reader};
 
 /// The last block of deflate, with nothing in it.
-const LAST_BLOCK: [u8; 2] = [3, 0];
+pub(super) const LAST_BLOCK: [u8; 2] = [3, 0];
 
 /// Compresses a piece into memory.
 #[derive(Debug)]

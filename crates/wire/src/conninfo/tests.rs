@@ -13,6 +13,19 @@ fn pair(name: &str, value: &str) -> (String, String) {
 }
 
 #[test]
+fn what_a_standby_connects_with_has_the_password_and_a_port() {
+    let environment = Environment::from_iter([("PGPORT", "5433")], None);
+    let info = ConnInfo::resolve(
+        Some("host=/run user='a b' password=x'y\\\\z dbname=d replication=true"),
+        &environment,
+    );
+    let text = info.unwrap().primary_conninfo(Some("db1"));
+    assert_eq!(text, r"user='a b' password='x\'y\\z' host='/run' port=5433 dbname=db1");
+    let info = ConnInfo::resolve(Some("user=me host=a,b"), &Environment::from_iter([("X", "")], None));
+    assert_eq!(info.unwrap().primary_conninfo(None), "user=me host='a,b' port='5432,5432'");
+}
+
+#[test]
 fn the_keyword_table_is_sorted() {
     assert!(KEYWORDS.is_sorted());
 }

@@ -5,6 +5,7 @@ mod help;
 mod progress;
 
 use std::ffi::OsString;
+use std::io::Write;
 
 use pgkeep_physical::verify::verify;
 use pgkeep_tool::ToolError;
@@ -40,7 +41,10 @@ fn act(arguments: Arguments, messages: &Messages) -> Result<u8, ToolError> {
         return Ok(FAILURE);
     }
     if !arguments.quiet {
-        println!("backup successfully verified");
+        let mut stdout = std::io::stdout();
+        writeln!(stdout, "backup successfully verified")
+            .and_then(|()| stdout.flush())
+            .map_err(|error| ToolError::output(&error))?;
     }
     Ok(0)
 }
