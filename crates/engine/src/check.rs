@@ -5,6 +5,8 @@
 //! whose arrival in the repository proves the whole way from `archive_command` to the disk. Bytes of backups and WAL
 //! are not read.
 
+mod receivers;
+
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -93,7 +95,8 @@ pub fn check(request: &CheckRequest, observer: &dyn Observer) -> Result<CheckRep
     match check.connection(stanza.as_ref()) {
         Some(mut connection) => {
             check.replication();
-            let settings = check.settings(&mut connection);
+            let is_received = check.receivers(&mut connection);
+            let settings = check.settings(&mut connection, is_received);
             check.clock(&mut connection);
             match (&stanza, settings) {
                 (Some(stanza), Some(settings)) => check.archive(stanza, &mut connection, &settings),
@@ -103,7 +106,10 @@ pub fn check(request: &CheckRequest, observer: &dyn Observer) -> Result<CheckRep
                 check.incremental_sample(stanza, &mut connection, percent);
             }
         }
-        None => check.not_tried(&["replication", "settings", "clock", "archive"], "there is no connection"),
+        None => check.not_tried(
+            &["replication", "receivers", "settings", "clock", "archive"],
+            "there is no connection",
+        ),
     }
     match &stanza {
         Some(stanza) => check.contents(stanza),
@@ -255,8 +261,8 @@ impl Check<'_> {
         }
     }
 
-    /// What the server's settings are, where they let it archive.
-    fn settings(&mut self, connection: &mut Connection) -> Option<ServerSettings> {
+    /// What the server's settings are, where its WAL comes here: by its archiver, or because it `is_received`.
+    fn settings(&mut self, connection: &mut Connection, is_received: bool) -> Option<ServerSettings> {
         let settings = match ServerSettings::read(connection) {
             Ok(settings) => settings,
             Err(error) => {
@@ -264,7 +270,10 @@ impl Check<'_> {
                 return None;
             }
         };
-        let found = server_settings::findings(&settings, &self.request.archive_command);
+        let mut found = server_settings::findings(&settings, &self.request.archive_command);
+        if is_received {
+            found.retain(|finding| !finding.name.starts_with("archive_"));
+        }
         let mut can_archive = true;
         for finding in &found {
             let is_ours = finding.name == "archive_command"
@@ -287,7 +296,8 @@ impl Check<'_> {
             }
         }
         if found.is_empty() {
-            self.ok("settings", "the server archives into this stanza");
+            let how = if settings.archives() || !is_received { "archives into" } else { "is received into" };
+            self.ok("settings", format!("the server {how} this stanza"));
         }
         can_archive.then_some(settings)
     }

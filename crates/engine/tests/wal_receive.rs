@@ -63,10 +63,15 @@ fn a_receiver_that_was_killed_goes_on_and_tails_go_when_segments_are_whole() {
     let receiver = Receiver::start(&site, &cluster.conninfo(), &["--synchronous"]);
     let last = cluster.switch_wal();
     site.wait_for_segment(&last);
+    // Nothing archives, and yet all is well.
+    site.run(&["check", "-d", &cluster.conninfo()]);
     let (report, code) = receiver.stop();
     assert_eq!((report["end"].as_str(), code), (Some("stopped"), Some(0)), "{report}");
     let list = site.run(&["list"]);
     assert!(list["gaps"].as_array().unwrap().is_empty(), "{list}");
+    let check = site.command(&["check", "-d", &cluster.conninfo()]).output().unwrap();
+    assert_eq!(check.status.code(), Some(1), "{}", said(&check));
+    assert!(said(&check).contains("nobody receives WAL by the slot `pgkeep_main`"), "{}", said(&check));
     let tails = site.repository().join("main/wal/000001/00000001/tail");
     let left: Vec<_> = std::fs::read_dir(tails).into_iter().flatten().flatten().collect();
     assert!(left.len() <= 1, "{left:?}");

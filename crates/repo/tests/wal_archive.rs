@@ -160,3 +160,38 @@ fn of_many_that_put_one_file_at_once_one_stores_it() {
     let stored = archive.get(segment_name(1)).unwrap().unwrap().bytes;
     assert!(stored == if answers[7] == PutWal::Stored { other } else { bytes });
 }
+
+#[test]
+fn tails_are_objects_of_their_own_and_the_longest_counts() {
+    let place = Place::new();
+    let archive = archive(&place);
+    let bytes = noise(1, 20_000);
+    let name = |number| WalSegmentName { timeline: TimelineId::FIRST, number: SegmentNumber(number) };
+    let tail = |number, length: usize| WalObject {
+        name: WalFileName::Partial(name(number)),
+        ..segment(number, &bytes[..length])
+    };
+    for length in [9000, 20_000, 12_000] {
+        let stored = archive.put_tail(&tail(4, length)).unwrap();
+        assert_eq!(stored, WalTail { segment: name(4), length: u32::try_from(length).unwrap() });
+    }
+    archive.put_tail(&tail(5, 100)).unwrap();
+    let newest = archive.newest_tail(name(4)).unwrap().unwrap();
+    assert!(newest.bytes == bytes);
+    assert_eq!(newest.header.kind, WalKind::Partial);
+    assert_eq!(archive.newest_tail_summary(name(4)).unwrap().unwrap().0, newest.header);
+    assert!(archive.newest_tail(name(6)).unwrap().is_none());
+    let lengths = |archive: &WalArchive| -> Vec<u32> {
+        archive.tails(TimelineId::FIRST).unwrap().iter().map(|tail| tail.length).collect()
+    };
+    assert_eq!(lengths(&archive), [9000, 12_000, 20_000, 100]);
+    // They are no files of the archive.
+    assert!(archive.list(TimelineId::FIRST).unwrap().is_empty());
+    assert!(archive.get(WalFileName::Partial(name(4))).unwrap().is_none());
+    let longest = WalTail { segment: name(4), length: 20_000 };
+    archive.remove_tail(longest).unwrap();
+    archive.remove_tail(longest).unwrap();
+    assert_eq!(archive.newest_tail(name(4)).unwrap().unwrap().bytes.len(), 12_000);
+    // A whole segment is no tail.
+    assert!(archive.put_tail(&segment(4, &bytes)).is_err());
+}

@@ -29,11 +29,11 @@ Examples:
   pgkeep wal receive --repo /srv/backup --create-slot -h db1 -U replicator
   pgkeep wal receive --repo /srv/backup --create-slot --synchronous \\
       -d 'host=db1,db2 target_session_attrs=read-write user=replicator'
-  pgkeep wal receive --repo /srv/backup --spool-only    # store what the spool holds; no server needed
+  pgkeep wal receive --repo /srv/backup --spool-only    # store what the spool holds
 
-With `synchronous_standby_names = 'pgkeep_main'` (the slot's name) on the server and --synchronous here,
-every commit that a client saw is in the spool, flushed. Ends with SIGINT or SIGTERM. Exit codes: 0 done;
-9 WAL was lost and there is no backup after it.";
+With `synchronous_standby_names = 'pgkeep_main'` (the slot's name) on the server, and
+--synchronous here, every commit that a client saw is in the spool, flushed. Ends with SIGINT
+or SIGTERM. Exit codes: 0 done; 9 WAL was lost and there is no backup after it.";
 
 const IMPORT_EXAMPLES: &str = "\
 Examples:

@@ -204,3 +204,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_beginning_of_the_next_segment_is_reached_but_no_further_than_its_timeline_goes() {
+    let tail = |timeline, number, length| WalTail { segment: segment(timeline, number), length };
+    let index = ArchiveIndex::new(SIZE, segments(1, 3..=5), []).with_tails([
+        tail(1, 6, 9000),
+        tail(1, 6, 20_000),
+        tail(1, 8, 5000),
+        tail(1, 5, 70),
+    ]);
+    let path = index.path_to(tli(1));
+    let reach = index.contiguous_until(at(3, 40), &path);
+    assert_eq!((reach.end, reach.tail, reach.is_gap), (at(6, 20_000), Some(segment(1, 6)), false));
+    assert_eq!((reach.last, reach.segments), (Some(segment(1, 5)), 3), "whole ones only");
+    assert!(index.missing(at(3, 0), at(6, 20_000), &path, 10).is_empty());
+    assert_eq!(index.missing(at(3, 0), at(6, 20_001), &path, 10), [segment(1, 6)]);
+    assert_eq!(index.find(SegmentNumber(6), &path), Some(segment(1, 6)));
+    assert!(!index.has(segment(1, 6)));
+    // What an ancestor wrote beyond the place where it was left is not on the path; the child's own beginning is.
+    let histories = [history(2, &[(1, at(6, 1000))])];
+    let forked = ArchiveIndex::new(SIZE, segments(1, 3..=5), histories).with_tails([tail(1, 6, 20_000)]);
+    let path = forked.path_to(tli(2));
+    assert_eq!(forked.contiguous_until(at(3, 40), &path).end, at(6, 1000));
+    let forked = forked.with_tails([tail(2, 6, 1500)]);
+    let reach = forked.contiguous_until(at(3, 40), &path);
+    assert_eq!((reach.end, reach.timeline), (at(6, 1500), tli(2)));
+    // Not over a hole.
+    let holed = ArchiveIndex::new(SIZE, [segments(1, 3..=5), segments(1, 7..=7)].concat(), [])
+        .with_tails([tail(1, 6, 900), tail(1, 8, 900)]);
+    let reach = holed.contiguous_until(at(3, 40), &holed.path_to(tli(1)));
+    assert_eq!((reach.end, reach.is_gap), (at(6, 900), true));
+}

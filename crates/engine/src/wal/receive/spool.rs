@@ -148,20 +148,18 @@ impl SpoolFile {
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<Option<PathBuf>> {
         use std::os::unix::fs::FileExt;
         let known = self.held.saturating_sub(self.position).min(bytes.len() as u64);
-        let (again, new) = bytes.split_at(usize::try_from(known).unwrap_or(bytes.len()));
+        let again = bytes.get(..usize::try_from(known).unwrap_or(0)).unwrap_or_default();
         let mut aside = None;
         if !again.is_empty() {
             let mut there = vec![0; again.len()];
             self.file.read_exact_at(&mut there, self.position).map_err(|error| self.failed(&error))?;
             if there != again {
                 aside = Some(self.set_aside()?);
-                self.file.write_all_at(again, self.position).map_err(|error| self.failed(&error))?;
                 self.held = 0;
             }
         }
-        self.file
-            .write_all_at(new, self.position + again.len() as u64)
-            .map_err(|error| self.failed(&error))?;
+        // The same bytes, too: after a flush that failed they may be in memory only, where they pass for flushed.
+        self.file.write_all_at(bytes, self.position).map_err(|error| self.failed(&error))?;
         self.position += bytes.len() as u64;
         debug_assert!(self.position <= self.size.bytes());
         Ok(aside)
