@@ -1,13 +1,15 @@
 //! The project's own chores.
 //!
 //! `cargo xtask demo` shows a table brought back from the dead, `cargo xtask test` proves the whole project,
-//! `cargo xtask bench` measures it against its peers, `cargo xtask tap` lets PostgreSQL's own tests judge it. Each installs what it needs below the project's cache folder.
+//! `cargo xtask bench` measures it against its peers, `cargo xtask tap` lets PostgreSQL's own tests judge it, and
+//! `cargo xtask campaign` kills at random. Each installs what it needs below the project's cache folder.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod campaign;
 mod compare_dump;
 mod demo;
 mod fuzz;
@@ -36,8 +38,10 @@ enum Chore {
     Bench(bench::Options),
     /// Compare our dump's entries with those of stock pg_dump
     CompareDump(compare_dump::Options),
-    /// Run PostgreSQL's own tests of pg_dump and pg_restore with pgkeep in their place
+    /// Run PostgreSQL's own tests of its programs for dumps and backups with pgkeep in their place
     Tap(tap::Options),
+    /// Kill servers and receivers of WAL at random, and look that nothing acknowledged is lost
+    Campaign(campaign::Options),
     /// Feed every parser with hostile bytes for a while
     Fuzz(fuzz::Options),
 }
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Chore::Bench(options) => bench::run(&options),
         Chore::CompareDump(options) => compare_dump::run(&options),
         Chore::Tap(options) => tap::run(&options),
+        Chore::Campaign(options) => campaign::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),
     };
     match result {
