@@ -4,6 +4,7 @@
 //! noticed, and why.
 
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pgkeep_format::{Lsn, SegmentNumber, TimelineId, WalSegmentName, WalSegmentSize};
@@ -37,6 +38,16 @@ pub struct RecordedGap {
     pub backup: Option<String>,
 }
 
+/// How long after a backup failed it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+
+/// A backup that is being taken.
+struct Running {
+    thread: JoinHandle<Result<String>>,
+    /// How many of the gaps it began after.
+    gaps: usize,
+}
+
 /// Keeps what was lost, and the backup that is being taken because of it.
 pub(super) struct GapKeeper<'a> {
     request: &'a ReceiveRequest,
@@ -44,7 +55,11 @@ pub(super) struct GapKeeper<'a> {
     observer: &'a dyn Observer,
     cancel: &'a Cancel,
     gaps: Vec<RecordedGap>,
-    backup: Option<JoinHandle<Result<String>>>,
+    running: Option<Running>,
+    /// When a backup failed, or could not begin.
+    failed: Option<Instant>,
+    /// Nothing is received any more.
+    is_over: bool,
 }
 
 impl<'a> GapKeeper<'a> {
@@ -54,7 +69,16 @@ impl<'a> GapKeeper<'a> {
         observer: &'a dyn Observer,
         cancel: &'a Cancel,
     ) -> GapKeeper<'a> {
-        GapKeeper { request, stanza, observer, cancel, gaps: Vec::new(), backup: None }
+        GapKeeper {
+            request,
+            stanza,
+            observer,
+            cancel,
+            gaps: Vec::new(),
+            running: None,
+            failed: None,
+            is_over: false,
+        }
     }
 
     /// Records that WAL from `wanted` up to `next` is lost.
@@ -110,44 +134,74 @@ impl<'a> GapKeeper<'a> {
         Ok(())
     }
 
+    /// Asked often while WAL is received: what became of the backup, and whether another one is due.
+    pub(super) fn look(&mut self) {
+        if let Some(running) = self.running.take_if(|running| running.thread.is_finished()) {
+            self.end_backup(running);
+        }
+        if self.failed.is_some_and(|failed| failed.elapsed() >= TRY_AGAIN) && !self.cancel.is_cancelled() {
+            self.begin_backup();
+        }
+    }
+
     fn begin_backup(&mut self) {
         let Some(request) = self.request.backup_after_gap.clone() else { return };
-        if self.backup.as_ref().is_some_and(|running| !running.is_finished()) {
+        // One that runs began before the last gap; its end begins the next.
+        if self.running.is_some() {
             return;
         }
+        self.failed = None;
         let cancel = self.cancel.clone();
         // It is told when it is done; its progress would mix with what the receiver tells.
-        let running = std::thread::Builder::new().name("backup-after-gap".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("backup-after-gap".into()).spawn(move || {
             crate::backup::backup(&request, &crate::event::Silent, &cancel)
                 .map(|report| report.id.unwrap_or_default())
         });
-        match running {
-            Ok(running) => self.backup = Some(running),
-            Err(error) => self.observer.event(Event::Warning {
-                text: format!("the backup cannot begin: {error}"),
-                hint: Some(format!("take it: `pgkeep backup --stanza {}`", self.stanza.name())),
-            }),
+        match thread {
+            Ok(thread) => self.running = Some(Running { thread, gaps: self.gaps.len() }),
+            Err(error) => {
+                self.tell_failure(&format!("the backup cannot begin: {error}"), None);
+            }
         }
+    }
+
+    fn end_backup(&mut self, running: Running) {
+        match running.thread.join() {
+            Ok(Ok(id)) => {
+                self.observer.event(Event::Note { text: format!("backup `{id}` was taken after the gap") });
+                for gap in self.gaps.iter_mut().take(running.gaps).filter(|gap| gap.backup.is_none()) {
+                    gap.backup = Some(id.clone());
+                }
+                if self.gaps.len() > running.gaps && !self.cancel.is_cancelled() {
+                    self.begin_backup();
+                }
+            }
+            Ok(Err(error)) => {
+                let hint = error.hints.first().cloned();
+                self.tell_failure(&format!("the backup after the gap failed: {error}"), hint);
+            }
+            Err(_) => self.tell_failure(
+                "the backup after the gap panicked",
+                Some("this is a defect of pgkeep: report it".to_owned()),
+            ),
+        }
+    }
+
+    fn tell_failure(&mut self, text: &str, hint: Option<String>) {
+        self.failed = Some(Instant::now());
+        let then = if self.is_over || self.cancel.is_cancelled() {
+            format!("take it: `pgkeep backup --stanza {}`", self.stanza.name())
+        } else {
+            format!("it is tried again in {} s", TRY_AGAIN.as_secs())
+        };
+        self.observer.event(Event::Warning { text: format!("{text}; {then}"), hint });
     }
 
     /// Waits for the backup, and answers what was lost.
     pub(super) fn finish(mut self) -> Vec<RecordedGap> {
-        let Some(running) = self.backup.take() else { return self.gaps };
-        match running.join() {
-            Ok(Ok(id)) => {
-                self.observer.event(Event::Note { text: format!("backup `{id}` was taken after the gap") });
-                for gap in &mut self.gaps {
-                    gap.backup = Some(id.clone());
-                }
-            }
-            Ok(Err(error)) => self.observer.event(Event::Warning {
-                text: format!("the backup after the gap failed: {error}"),
-                hint: error.hints.first().cloned(),
-            }),
-            Err(_) => self.observer.event(Event::Warning {
-                text: "the backup after the gap panicked".to_owned(),
-                hint: Some("this is a defect of pgkeep: report it".to_owned()),
-            }),
+        self.is_over = true;
+        while let Some(running) = self.running.take() {
+            self.end_backup(running);
         }
         self.gaps
     }

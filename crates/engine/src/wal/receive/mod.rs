@@ -230,7 +230,7 @@ impl Receiver<'_> {
                 return Ok(());
             }
             let before = report.position;
-            let error = match self.session(report, behind_gap) {
+            let error = match self.session(report, behind_gap, gaps) {
                 Ok(SessionEnd::Done(end)) => {
                     report.end = end;
                     return Ok(());
@@ -260,6 +260,7 @@ impl Receiver<'_> {
             });
             let since = Instant::now();
             while since.elapsed() < pause && !self.cancel.is_cancelled() {
+                gaps.look();
                 std::thread::sleep(LOOK);
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -283,7 +284,12 @@ impl Receiver<'_> {
         Ok(Connection::connect(&info, SessionMode::PhysicalReplication)?)
     }
 
-    fn session(&self, report: &mut ReceiveReport, behind_gap: Option<Beginning>) -> Result<SessionEnd> {
+    fn session(
+        &self,
+        report: &mut ReceiveReport,
+        behind_gap: Option<Beginning>,
+        gaps: &mut GapKeeper<'_>,
+    ) -> Result<SessionEnd> {
         let mut connection = self.connect()?;
         report.connections += 1;
         let identity = connection.identify_system()?;
@@ -311,6 +317,7 @@ impl Receiver<'_> {
         let mut sink = SpoolSink::new(self.spool, self.shared, &self.archive, &self.record, self.observer);
         let mut end = ReceiveEnd::Stopped;
         let mut stop = |progress: pgkeep_physical::wal_receive::Progress| {
+            gaps.look();
             report.position = Some(progress.position);
             report.timeline = Some(progress.timeline);
             if self.request.until.is_some_and(|until| progress.position >= until) {
