@@ -257,3 +257,58 @@ fn a_position_ends_it_and_the_spool_is_stored_without_a_server() {
     let restored = site.bring_back(18, &site.request(RecoveryTarget::Latest));
     assert_eq!(restored.sql("SELECT count(*) FROM t"), "1");
 }
+
+/// The tails of a timeline in the repository.
+fn tails(site: &Site, timeline: &str) -> Vec<std::path::PathBuf> {
+    let folder = site.repository().join(format!("main/wal/000001/{timeline}/tail"));
+    std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_tail_is_verified_and_goes_when_no_kept_backup_is_as_old() {
+    let site = Site::new();
+    let primary = builder(17).start();
+    site.init(&primary);
+    let receiver = Receiver::start(&site, &primary.conninfo(), &["--partial-every", "1"]);
+    site.backup(&primary, &["--source", "stream"]);
+    primary.sql("CREATE TABLE t (n int); INSERT INTO t VALUES (1)");
+    let position = primary.current_lsn();
+    wait_until("a tail in the repository", LIMIT, || lsn(&window_end(&site)) >= lsn(&position));
+    receiver.kill();
+
+    site.run(&["verify"]);
+    let left = tails(&site, "00000001");
+    let tail = left.iter().max().unwrap();
+    let whole = std::fs::read(tail).unwrap();
+    for at in [20, whole.len() / 2, whole.len() - 1] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(tail, damaged).unwrap();
+        let output = site.command(&["verify", "--json"]).output().unwrap();
+        assert!(!output.status.success(), "byte {at}: {}", said(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let damage = report["damage"].to_string();
+        let name = tail.file_name().unwrap().to_str().unwrap();
+        assert!(damage.contains(&format!("main/wal/000001/00000001/tail/{name}")), "byte {at}: {damage}");
+    }
+    std::fs::write(tail, whole).unwrap();
+    site.run(&["verify"]);
+
+    // Its timeline is left, and no kept backup needs anything of it.
+    let standby = Cluster::standby_of(&primary);
+    standby.wait_for_replay_of(&primary);
+    primary.stop(StopMode::Fast);
+    standby.promote();
+    let expire = || site.run(&["expire", "--keep-count", "1", "--grace", "0s"]);
+    expire();
+    assert!(!tails(&site, "00000001").is_empty(), "the backup before it is still there");
+    for _ in 0..3 {
+        standby.sql("INSERT INTO t VALUES (2)");
+        standby.switch_wal();
+    }
+    site.backup(&standby, &["--source", "stream"]);
+    expire();
+    assert_eq!(tails(&site, "00000001"), Vec::<std::path::PathBuf>::new());
+    let restored = site.bring_back(17, &site.request(RecoveryTarget::Latest));
+    assert_eq!(restored.sql("SELECT count(*) FROM t WHERE n = 2"), "3");
+}

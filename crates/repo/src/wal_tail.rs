@@ -81,6 +81,26 @@ impl WalArchive {
         self.stanza().repository().store().delete(&self.tail_key(tail))
     }
 
+    /// One tail, proved by its digest, its encoded block summary decompressed; none where it is gone.
+    ///
+    /// # Errors
+    /// [`RepoError::Corrupt`], or when the storage fails.
+    pub fn tail(&self, tail: WalTail) -> Result<Option<(WalFile, Vec<u8>)>> {
+        let repository = self.stanza().repository();
+        let key = self.tail_key(tail);
+        let Some(bytes) = repository.store().get_optional(&key)? else { return Ok(None) };
+        let file = wal_object::decode(&key, &bytes, repository.id_bytes(), repository.digest_key())?;
+        self.check_name(&key, &file.header, WalFileName::Partial(tail.segment))?;
+        if file.bytes.len() as u64 != u64::from(tail.length) {
+            return Err(RepoError::corrupt(&key, 0, "it has not the length that its name says"));
+        }
+        match self.read_summary(&key, WalFileName::Partial(tail.segment)) {
+            Ok((_, summary)) => Ok(Some((file, summary))),
+            Err(RepoError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The longest tail of a segment, proved by its digest.
     ///
     /// # Errors

@@ -180,9 +180,12 @@ fn settle(
     }
     for record in stanza.records() {
         let archive = stanza.wal(record);
+        // A backup that is running may need WAL from before all that are there.
+        let is_running = !facts.inventory.running().is_empty();
+        let first = plan.first_needed(&facts, record.sequence).filter(|_| !is_running);
         for timeline in archive.timelines()? {
             // Nothing rests upon them: they may go at once.
-            removed.wal_files += sweep_tails(&archive, timeline)?;
+            removed.wal_files += sweep_tails(&archive, timeline, first)?;
         }
     }
     for range in stanza.removed_wal()?.iter().filter(|range| plan.begins_with(range)) {

@@ -114,6 +114,8 @@ impl Facts {
 
 /// What goes and what stays.
 pub(crate) struct ExpirePlan {
+    /// No rule says what goes of backups and WAL.
+    spares_backups: bool,
     candidates: Vec<Candidate>,
     decisions: Vec<Decision>,
     wal: Vec<(u32, u64, WalRun)>,
@@ -148,7 +150,8 @@ impl ExpirePlan {
             policy::decide(&candidates, &facts.eras(), choice, named, now)
         };
         let (dumps, doomed_dumps) = dump_policy::decide(&facts.inventory, choice, retention, named, now);
-        let mut plan = ExpirePlan { candidates, decisions, wal: Vec::new(), dumps, doomed_dumps };
+        let mut plan =
+            ExpirePlan { spares_backups, candidates, decisions, wal: Vec::new(), dumps, doomed_dumps };
         let newest = facts.records.last().map(|facts| facts.record.sequence);
         let doubt = plan.unreadable().map(|id| format!("backup {id} cannot be read and may need it"));
         for record in &facts.records {
@@ -234,6 +237,16 @@ impl ExpirePlan {
                 last: run.last,
             })
             .collect()
+    }
+
+    /// The first segment of a cluster that a kept backup needs; none where it is not known, or no rule says that WAL goes.
+    pub(crate) fn first_needed(&self, facts: &Facts, record: u32) -> Option<SegmentNumber> {
+        if self.spares_backups || self.unreadable().is_some() {
+            return None;
+        }
+        let own = facts.records.iter().find(|facts| facts.record.sequence == record)?;
+        let is_newest = facts.records.last().is_some_and(|newest| newest.record.sequence == record);
+        wal_need::first_needed(&own.index, &self.kept_of(facts, record), is_newest)
     }
 
     /// Whether no WAL of the range's cluster that lies before it stays.

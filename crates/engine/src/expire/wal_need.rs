@@ -72,6 +72,21 @@ pub(crate) fn decide(
     runs
 }
 
+/// The first segment that any kept backup needs, on whatever timeline: what lies before serves none, since no backup needs
+/// WAL from before its start. None where what is needed is not known.
+pub(crate) fn first_needed(
+    index: &ArchiveIndex,
+    kept: &[KeptBackup],
+    is_newest: bool,
+) -> Option<SegmentNumber> {
+    if is_newest && !kept.iter().any(|backup| backup.restorable) {
+        return None;
+    }
+    let first = kept.iter().map(|backup| index.segment_size().segment_at(backup.start)).min();
+    // Of a cluster whose place another took, without a backup, nothing is needed.
+    Some(first.unwrap_or(SegmentNumber(u64::MAX)))
+}
+
 /// Why all of a timeline's WAL stays, whatever the backups need.
 fn doubt_of(
     index: &ArchiveIndex,

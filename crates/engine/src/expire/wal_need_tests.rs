@@ -230,3 +230,15 @@ proptest! {
         prop_assert!(decide(&after, &backups, true, None).iter().all(|run| run.keep));
     }
 }
+
+#[test]
+fn the_first_needed_segment_is_that_of_the_oldest_kept_backup_if_one_can_be_restored() {
+    let index = ArchiveIndex::new(SIZE, segments(2, 5..=12), [fork(2, &[(1, at(5, 1000))])]);
+    let mut backups = [kept("b", 2, at(10, 40), at(10, 80), true), kept("a", 1, at(4, 40), at(4, 80), false)];
+    assert_eq!(first_needed(&index, &backups, true), Some(SegmentNumber(4)));
+    backups.iter_mut().for_each(|backup| backup.restorable = false);
+    assert_eq!(first_needed(&index, &backups, true), None);
+    assert_eq!(first_needed(&index, &backups, false), Some(SegmentNumber(4)));
+    assert_eq!(first_needed(&index, &[], true), None);
+    assert_eq!(first_needed(&index, &[], false), Some(SegmentNumber(u64::MAX)));
+}

@@ -180,9 +180,9 @@ pub(super) fn backups_that_need(
     inventory.headers.iter().filter(needs).map(|header| header.id).collect()
 }
 
-/// Histories, notes and partial segments: few and small. Answers how many there were, and their bytes.
+/// Histories, notes, partial segments and tails: few and small. Answers how many there were, and their bytes.
 pub(super) fn read_others(archive: &Archive, findings: &Findings) -> Result<(u64, u64)> {
-    let (mut files, mut bytes) = (0, 0);
+    let (mut files, mut bytes) = read_tails(archive, findings)?;
     for name in &archive.others {
         let key = archive.archive.key(*name);
         match archive.archive.get(*name) {
@@ -194,6 +194,35 @@ pub(super) fn read_others(archive: &Archive, findings: &Findings) -> Result<(u64
             Ok(None) => {}
             Err(error) => {
                 noted(findings, &key, error)?;
+            }
+        }
+    }
+    Ok((files, bytes))
+}
+
+/// The beginnings of open segments that receivers stored. They come and go, so they are listed only now.
+fn read_tails(archive: &Archive, findings: &Findings) -> Result<(u64, u64)> {
+    let (mut files, mut bytes) = (0, 0);
+    for timeline in archive.archive.timelines()? {
+        for tail in archive.archive.tails(timeline)? {
+            let key = archive.archive.tail_key(tail);
+            let (file, summary) = match archive.archive.tail(tail) {
+                Ok(Some(found)) => found,
+                // Removed meanwhile, for a better one.
+                Ok(None) => continue,
+                Err(error) => {
+                    noted(findings, &key, error)?;
+                    continue;
+                }
+            };
+            files += 1;
+            bytes += file.header.stored_len + u64::from(file.header.summary_len);
+            if file.header.facts.system_identifier != archive.record.system_identifier {
+                findings.place(DamageKind::Mismatch, &key, None, "it is WAL of another cluster");
+            }
+            if let Err(error) = SegmentSummary::decode(&summary) {
+                let what = format!("its summary cannot be understood: {error}");
+                findings.place(DamageKind::Mismatch, &key, None, what);
             }
         }
     }

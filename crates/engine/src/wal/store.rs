@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use pgkeep_format::timeline_history::TimelineHistory;
 use pgkeep_format::wal::{SegmentSummary, SummaryFlags};
-use pgkeep_format::{Lsn, TimelineId, WalFileName, WalSegmentName, WalSegmentSize};
+use pgkeep_format::{Lsn, SegmentNumber, TimelineId, WalFileName, WalSegmentName, WalSegmentSize};
 use pgkeep_repo::{
     ClusterRecord, Compression, PutWal, RepoError, WalArchive, WalFacts, WalHeader, WalObject, WalTail,
 };
@@ -290,8 +290,12 @@ pub(crate) fn longest_beginning(archive: &WalArchive, segment: WalSegmentName) -
 }
 
 /// Removes tails that serve nothing: a longer one or the whole segment is there, or all WAL of their timeline after them and
-/// none before. Answers how many.
-pub(crate) fn sweep_tails(archive: &WalArchive, timeline: TimelineId) -> Result<u64> {
+/// none before, or they lie before `first_needed`, the first segment that anything needs. Answers how many.
+pub(crate) fn sweep_tails(
+    archive: &WalArchive,
+    timeline: TimelineId,
+    first_needed: Option<SegmentNumber>,
+) -> Result<u64> {
     let tails = archive.tails(timeline)?;
     if tails.is_empty() {
         return Ok(0);
@@ -302,7 +306,8 @@ pub(crate) fn sweep_tails(archive: &WalArchive, timeline: TimelineId) -> Result<
         let has_longer = tails.get(at + 1).is_some_and(|next| next.segment == tail.segment);
         let is_whole = whole.binary_search(&tail.segment).is_ok();
         let lies_before_all = whole.first().is_some_and(|first| tail.segment < *first);
-        if has_longer || is_whole || lies_before_all {
+        let serves_nobody = first_needed.is_some_and(|first| tail.segment.number < first);
+        if has_longer || is_whole || lies_before_all || serves_nobody {
             archive.remove_tail(*tail)?;
             removed += 1;
         }

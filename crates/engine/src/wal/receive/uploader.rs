@@ -195,7 +195,7 @@ impl Uploader<'_> {
         }
         if !*is_swept {
             for timeline in self.archive.timelines()? {
-                sweep_tails(&self.archive, timeline)?;
+                sweep_tails(&self.archive, timeline, None)?;
             }
             *is_swept = true;
         }
