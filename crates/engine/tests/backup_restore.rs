@@ -347,3 +347,29 @@ fn check_immediate(restored: &Cluster) {
     assert_eq!(restored.sql("SELECT count(*) FROM texts"), "300");
     restored.sql("CREATE TABLE writes_work (i int)");
 }
+
+/// Whose WAL ends with the backup: nothing is archived after it, and nothing happens on the primary while it is taken.
+fn at_the_end_of_wal(major: u32) {
+    let site = Site::new();
+    let primary = site.archiving(Cluster::builder(major));
+    primary.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i");
+    let standby = Cluster::standby_of(&primary);
+    site.archive_all(&primary);
+    primary.sql("CHECKPOINT");
+    standby.wait_for_replay_of(&primary);
+    let report = site.backup(&standby, &[]);
+    let expected = all_digests(&primary);
+    let immediate = site.request(RecoveryTarget::Immediate);
+    let copy = site.bring_back(major, &immediate);
+    assert_eq!(all_digests(&copy), expected, "{report}");
+}
+
+#[test]
+fn pg14_standby_backup_at_the_end_of_wal_comes_back() {
+    at_the_end_of_wal(14);
+}
+
+#[test]
+fn pg18_standby_backup_at_the_end_of_wal_comes_back() {
+    at_the_end_of_wal(18);
+}

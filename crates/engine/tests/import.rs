@@ -366,8 +366,8 @@ fn a_standbys_backup_comes_in_with_its_unfinished_segment() {
     let report = site.run(&["import", &directory.display().to_string()]);
     assert_eq!(report["wal"]["unfinished"].as_array().unwrap().len(), 1, "{report}");
     let expected = all_digests(&primary);
-    // Not `immediate`: the server notices that it is consistent at the next record only, and here WAL ends.
-    let copy = site.bring_back(18, &site.request(RecoveryTarget::Latest));
+    // WAL ends here, with the backup.
+    let copy = site.bring_back(18, &site.request(RecoveryTarget::Immediate));
     assert_eq!(all_digests(&copy), expected);
     drop(copy);
     // The server may still archive the whole segment.

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use pgkeep_format::Lsn;
 use pgkeep_repo::{BackupId, BackupReader, ManifestHeader, Stanza};
 
 use super::delta::{self, DeltaPlan};
@@ -14,6 +15,7 @@ use super::places::{Place, refuse_entangled};
 use super::recovery_settings::{RecoveryOrder, recovery_settings};
 use super::target::{self, ReadTarget, Wanted};
 use super::target_time::read_target_time;
+use super::wal_points::last_record_before;
 use super::write::Written;
 use super::{RecoveryTarget, RestoreReport, RestoreRequest, TargetProof, TargetTimeline};
 use crate::archive_index::ArchiveIndex;
@@ -108,7 +110,7 @@ pub(crate) fn plan_below(
         stanza: request.location.stanza.clone(),
     };
     let sound = without_known_damage(&stanza, &headers);
-    let chosen = match target::choose(&wanted, &sound, named.as_ref(), &index, &archive) {
+    let mut chosen = match target::choose(&wanted, &sound, named.as_ref(), &index, &archive) {
         Ok(chosen) => chosen,
         // Rather a restore that may fail at the damage than none; it says so where it fails.
         Err(_) if sound.len() < headers.len() => {
@@ -150,9 +152,18 @@ pub(crate) fn plan_below(
         ReadTarget::Time(time) => Some(time.as_setting()),
         _ => None,
     };
+    let reader = stanza.backup(chosen.header.id)?;
+    let mut told = request.target.clone();
+    if request.target == RecoveryTarget::Immediate
+        && let Some(last) = last_record_of_tail(&reader, &index)?
+    {
+        let note = format!("; the server is told to stop after the last record of its WAL, at {last}");
+        chosen.proof.description.push_str(&note);
+        told = RecoveryTarget::Lsn(last);
+    }
     let settings = recovery_settings(&RecoveryOrder {
         restore_command: &request.restore_command,
-        target: &request.target,
+        target: &told,
         target_time: target_time.as_deref(),
         exclusive: request.exclusive,
         timeline,
@@ -162,7 +173,6 @@ pub(crate) fn plan_below(
         read_ahead: !(chosen.hole_beyond && chosen.header.major >= 15),
         settings: &request.settings,
     });
-    let reader = stanza.backup(chosen.header.id)?;
     let delta = match former {
         Some(former) => {
             let ground = delta::survey::Ground {
@@ -190,6 +200,20 @@ pub(crate) fn plan_below(
         target_is_latest: request.target.is_latest(),
         delta,
     })
+}
+
+/// Where the last record of a backup starts whose last segment it keeps itself, since the archive does not have it.
+///
+/// The server looks whether it may stop for `immediate` only when it meets another record, and there may be none: it
+/// would end with an error. For a position it looks after each record. That WAL is archived meanwhile changes nothing.
+fn last_record_of_tail(reader: &BackupReader, index: &ArchiveIndex) -> Result<Option<Lsn>> {
+    let header = reader.header();
+    let Some((segment, name)) = target::tail_segment(header, index).zip(header.wal_tail.first()) else {
+        return Ok(None);
+    };
+    let mut bytes = reader.wal_tail(name)?.bytes;
+    bytes.resize(header.wal_segment_size as usize, 0);
+    last_record_before(&bytes, segment, index.segment_size(), header.stop_lsn)
 }
 
 /// The directories that will hold nothing but what is restored.

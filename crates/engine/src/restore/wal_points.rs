@@ -4,7 +4,7 @@
 //! listing every commit in the summary would cost a tenth of the WAL.
 
 use pgkeep_format::wal::{
-    Fragment, RestorePoint, SegmentEvent, SegmentSummary, first_record_from as first_record,
+    Fragment, RestorePoint, SegmentDecoder, SegmentEvent, SegmentSummary, first_record_from as first_record,
     scan_transactions,
 };
 use pgkeep_format::{Lsn, WalFileName, WalSegmentName, WalSegmentSize};
@@ -45,6 +45,24 @@ pub fn first_record_from(
     let bytes = body(archive, name, size)?;
     let found = first_record(&bytes, name, size, lsn).map_err(|error| damaged(name, size, &error))?;
     Ok(found.map(|(start, _)| start))
+}
+
+/// Where the last record before `end` starts in the segment of which these are the bytes, whole or with zeros after its WAL.
+pub fn last_record_before(
+    bytes: &[u8],
+    name: WalSegmentName,
+    size: WalSegmentSize,
+    end: Lsn,
+) -> Result<Option<Lsn>> {
+    let mut decoder = SegmentDecoder::new(bytes, name, size).map_err(|error| damaged(name, size, &error))?;
+    let mut last = None;
+    while let Some(record) = decoder.next_record() {
+        if record.lsn >= end {
+            break;
+        }
+        last = Some(record.lsn);
+    }
+    Ok(last)
 }
 
 /// The restore points of a segment.
