@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use pgkeep_tool::{Reporter, ToolError};
 
+use super::getopt::{OptionSpec, parse};
 use super::message::{FAILURE, Messages};
 
 /// A command line that cannot be followed.
@@ -38,6 +39,31 @@ impl Mistake {
             Mistake::Failure(error) => messages.failure(&error),
         }
     }
+}
+
+/// Reads the words of a command line. `take` gets each option with its value; the operands are returned.
+///
+/// A mistake in the value of an option comes before one in the words after it, as in stock, where values are read on the way.
+pub(super) fn read_options<K: Copy + PartialEq>(
+    specs: &[OptionSpec<K>],
+    words: &[OsString],
+    mut take: impl FnMut(K, OsString) -> Result<(), Mistake>,
+) -> Result<Vec<OsString>, Mistake> {
+    let line = parse(specs, words);
+    for (key, value) in line.options {
+        take(key, value)?;
+    }
+    match line.mistake {
+        Some(mistake) => Err(Mistake::Getopt(mistake)),
+        None => Ok(line.operands),
+    }
+}
+
+/// Refuses operands that are left when all that mean something were taken.
+pub(super) fn no_more(mut operands: impl Iterator<Item = OsString>) -> Result<(), Mistake> {
+    let Some(extra) = operands.next() else { return Ok(()) };
+    let extra = extra.to_string_lossy();
+    Err(Mistake::TryHelp(format!("too many command-line arguments (first is \"{extra}\")")))
 }
 
 /// A program with its words read by `parse`, of which `is_verbose` says how talkative it is, and done by `act`, which answers

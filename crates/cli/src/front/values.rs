@@ -5,20 +5,17 @@ use std::io::{BufRead, BufReader, stdin};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use pgkeep_logical::filter::{self, FilterItem};
 use pgkeep_logical::restore::Selection;
 use pgkeep_logical::restrict_key;
+use pgkeep_physical::base_backup::SyncMethod;
 use pgkeep_tool::system_text;
 use pgkeep_wire::{ConnInfo, ConnInfoError, Environment, parse_connection_string, raw_text};
 
 use super::program::Mistake;
 use crate::caller::Caller;
-
-/// The first word that is one too many.
-pub(super) fn too_many(word: &OsStr) -> Mistake {
-    Mistake::TryHelp(format!("too many command-line arguments (first is \"{}\")", word.to_string_lossy()))
-}
 
 /// Refuses two options that exclude each other.
 pub(super) fn together(
@@ -55,6 +52,25 @@ pub(super) fn number(value: &OsStr, option: &str, range: RangeInclusive<i32>) ->
         Ok(number) if range.contains(&number) => Ok(number),
         _ => Err(Mistake::Plain(format!("{option} must be in range {}..{}", range.start(), range.end()))),
     }
+}
+
+/// `--sync-method`.
+pub(super) fn sync_method(value: &OsStr) -> Result<SyncMethod, Mistake> {
+    match value.as_bytes() {
+        b"fsync" => Ok(SyncMethod::Fsync),
+        b"syncfs" => Ok(SyncMethod::Syncfs),
+        _ => Err(Mistake::Plain(format!("unrecognized sync method: {}", value.to_string_lossy()))),
+    }
+}
+
+/// How often a server is told where we are unless it is said.
+pub(super) const STATUS_INTERVAL: Option<Duration> = Some(Duration::from_secs(10));
+
+/// `--status-interval`, in seconds; 0 is none.
+pub(super) fn status_interval(value: &OsStr) -> Result<Option<Duration>, Mistake> {
+    // As milliseconds stock has it in an `int`.
+    let seconds = number(value, "-s/--status-interval", 0..=i32::MAX / 1000)?.unsigned_abs();
+    Ok((seconds > 0).then(|| Duration::from_secs(u64::from(seconds))))
 }
 
 /// How many, at least one.

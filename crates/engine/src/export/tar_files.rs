@@ -8,7 +8,6 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use pgkeep_format::archive::Compression;
 use pgkeep_format::tar::{END_OF_ARCHIVE, TarEntry, TarEntryKind, padding_of};
 use pgkeep_repo::ManifestHeader;
 use pgkeep_tool::compress::{Codec, Compressor, Framing};
@@ -97,13 +96,7 @@ impl TarTarget {
     }
 
     fn open(&self, stem: &str) -> Result<Archive> {
-        let suffix = match self.codec.compression {
-            Compression::None => "",
-            Compression::Gzip => ".gz",
-            Compression::Lz4 => ".lz4",
-            Compression::Zstd => ".zst",
-        };
-        let name = format!("{stem}.tar{suffix}");
+        let name = format!("{stem}.tar{}", self.codec.compression.file_suffix());
         let path = self.directory.join(format!("{name}.tmp"));
         let open = || -> io::Result<Compressor<BufWriter<File>>> {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;

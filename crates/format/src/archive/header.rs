@@ -81,7 +81,7 @@ impl Compression {
         }
     }
 
-    /// What the names of a directory's data files end with.
+    /// What the names of files end with that are compressed so: of a directory's data, tar archives, WAL.
     #[must_use]
     pub fn file_suffix(self) -> &'static str {
         match self {

@@ -180,7 +180,7 @@ impl Receiving<'_> {
                 let is_looked_into = standby.is_some() && compression != Compression::None;
                 // What is decompressed to be looked into is compressed again.
                 let codec = if is_looked_into { Codec::of(compression) } else { *codec };
-                let own = if compression == Compression::None { suffix(codec.compression) } else { "" };
+                let own = if compression == Compression::None { codec.compression.file_suffix() } else { "" };
                 let path = directory.join(format!("{name}{own}"));
                 let file: Box<dyn Write + Send> = Box::new(create_new(&path, self.modes.file)?);
                 (compressed(&path, file, codec, *threads)?, None)
@@ -273,14 +273,10 @@ fn compressed(
         .map_err(|error| not_written(path, &error))
 }
 
-fn suffix(compression: Compression) -> &'static str {
-    crate::wal_receive::directory::suffix_of(compression)
-}
-
 /// What the server compressed an archive with, by its name.
 fn compression_of(name: &str) -> Compression {
     let methods = [Compression::Gzip, Compression::Lz4, Compression::Zstd];
-    methods.into_iter().find(|method| name.ends_with(suffix(*method))).unwrap_or(Compression::None)
+    methods.into_iter().find(|method| name.ends_with(method.file_suffix())).unwrap_or(Compression::None)
 }
 
 fn unexpected(name: &str) -> ToolError {

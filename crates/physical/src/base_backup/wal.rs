@@ -174,8 +174,7 @@ impl WalStreaming {
     }
 
     fn write_archive(&mut self, directory: &Path, codec: Codec, signals: &Signals<'_>) -> Result<()> {
-        let suffix = crate::wal_receive::directory::suffix_of(codec.compression);
-        let path = directory.join(format!("pg_wal.tar{suffix}"));
+        let path = directory.join(format!("pg_wal.tar{}", codec.compression.file_suffix()));
         let file = create_new(&path, self.modes.file)?;
         let output = BufWriter::with_capacity(256 << 10, file);
         let mut sink = TarSink::new(&path, output, codec, self.segment_size, self.modes.file)?;

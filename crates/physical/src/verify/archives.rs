@@ -9,12 +9,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgkeep_format::archive::Compression;
-use pgkeep_format::control_file::CONTROL_FILE_SIZE;
+use pgkeep_format::control_file::{CONTROL_FILE_PATH, CONTROL_FILE_SIZE};
 use pgkeep_format::tar::{TarEntry, TarEntryKind, TarEvent, TarReader};
 use pgkeep_tool::{Result, system_text};
 
 use super::Check;
-use super::control::CONTROL_FILE;
 use super::wal_archive::{ArchivedWal, SegmentGatherer};
 use crate::backup_archive::{self, ArchiveContents, archive_of_name};
 use crate::checksum::Hasher;
@@ -243,7 +242,7 @@ impl<'a> Reading<'a> {
         {
             member.digest = Some((file, Hasher::new(checksum.algorithm)));
         }
-        if path == CONTROL_FILE && check.table.version != 1 {
+        if path == CONTROL_FILE_PATH.as_bytes() && check.table.version != 1 {
             member.control = Some(Vec::new());
         }
         Ok(member)
@@ -258,8 +257,7 @@ impl<'a> Reading<'a> {
             check.findings.add(&text)?;
         }
         if let Some(bytes) = member.control {
-            let path = String::from_utf8_lossy(CONTROL_FILE);
-            check.check_control_bytes(&bytes, &format!("{name}: {path}"))?;
+            check.check_control_bytes(&bytes, &format!("{name}: {CONTROL_FILE_PATH}"))?;
         }
         if let Some(segment) = member.segment {
             self.wal.put(segment);

@@ -4,18 +4,15 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use pgkeep_format::control_file::{CONTROL_FILE_SIZE, ControlFile, ControlFileError};
+use pgkeep_format::control_file::{CONTROL_FILE_PATH, CONTROL_FILE_SIZE, ControlFile, ControlFileError};
 use pgkeep_tool::{Result, ToolError, system_text};
 
 use super::Check;
 
-/// Its path in a backup.
-pub(super) const CONTROL_FILE: &[u8] = b"global/pg_control";
-
 impl Check<'_> {
     /// Checks the control file, where `path` is its.
     pub(super) fn check_control_file(&self, path: &[u8], full_path: &Path) -> Result<()> {
-        if path != CONTROL_FILE || self.table.version == 1 {
+        if path != CONTROL_FILE_PATH.as_bytes() || self.table.version == 1 {
             return Ok(());
         }
         let shown = full_path.display();

@@ -58,17 +58,6 @@ struct OpenSegment {
     file: File,
 }
 
-/// The ending of a segment's name that tells its compression.
-#[must_use]
-pub fn suffix_of(compression: Compression) -> &'static str {
-    match compression {
-        Compression::None => "",
-        Compression::Gzip => ".gz",
-        Compression::Lz4 => ".lz4",
-        Compression::Zstd => ".zst",
-    }
-}
-
 impl<'a> DirectorySink<'a> {
     /// A sink for a directory that exists.
     #[must_use]
@@ -231,7 +220,7 @@ impl WalSink for DirectorySink<'_> {
     }
 
     fn begin(&mut self, segment: WalSegmentName) -> Result<()> {
-        let suffix = suffix_of(self.options.codec.compression);
+        let suffix = self.options.codec.compression.file_suffix();
         let name = format!("{}{suffix}", segment.file_name(self.options.segment_size));
         self.open = Some(self.open_segment(name)?);
         Ok(())
@@ -337,7 +326,7 @@ mod tests {
         for compression in [Compression::None, Compression::Gzip, Compression::Lz4] {
             let directory = tempfile::tempdir().unwrap();
             let mut sink = DirectorySink::new(directory.path(), options(compression), &Silent);
-            let suffix = suffix_of(compression);
+            let suffix = compression.file_suffix();
             let (first, second) = (vec![7; 400_000], vec![8; (1 << 20) - 400_000]);
             sink.begin(segment(3)).unwrap();
             sink.write(&first).unwrap();

@@ -14,10 +14,10 @@ use pgkeep_tool::compress::Codec;
 use pgkeep_wire::{ConnInfo, parse_connection_string};
 
 use crate::front::compression;
-use crate::front::getopt::{OptionSpec, flag, parse, value};
+use crate::front::getopt::{OptionSpec, flag, value};
 use crate::front::password::Prompt;
-use crate::front::program::Mistake;
-use crate::front::values::{number, server_connection, text, too_many};
+use crate::front::program::{Mistake, no_more, read_options};
+use crate::front::values::{STATUS_INTERVAL, server_connection, status_interval, sync_method, text};
 
 /// A command line, checked.
 pub(super) struct Arguments {
@@ -101,8 +101,6 @@ const SPECS: &[OptionSpec<Key>] = &[
     value("sync-method", 0, Key::SyncMethod),
 ];
 
-/// The longest interval that stock takes: as milliseconds it has to fit an `int`.
-const MAX_INTERVAL: i32 = i32::MAX / 1000;
 /// Limits of the rate, in kB a second.
 const RATES: std::ops::RangeInclusive<i64> = 32..=1_048_576;
 
@@ -129,7 +127,7 @@ struct Reading {
     progress: bool,
     max_rate: Option<u32>,
     recovery: bool,
-    status_seconds: i32,
+    status_every: Option<Duration>,
     slot: Option<String>,
     target: Option<String>,
     mappings: TablespaceMappings,
@@ -157,7 +155,6 @@ enum Compressing {
 
 impl Arguments {
     pub(super) fn parse(words: &[OsString]) -> Result<Arguments, Mistake> {
-        let line = parse(SPECS, words);
         let mut reading = Reading {
             fast_checkpoint: false,
             create_slot: false,
@@ -172,7 +169,7 @@ impl Arguments {
             progress: false,
             max_rate: None,
             recovery: false,
-            status_seconds: 10,
+            status_every: STATUS_INTERVAL,
             slot: None,
             target: None,
             mappings: TablespaceMappings::default(),
@@ -189,15 +186,8 @@ impl Arguments {
             manifest_checksums: None,
             sync_method: SyncMethod::Fsync,
         };
-        for (key, value) in line.options {
-            reading.take(key, &value)?;
-        }
-        if let Some(mistake) = line.mistake {
-            return Err(Mistake::Getopt(mistake));
-        }
-        if let Some(extra) = line.operands.first() {
-            return Err(too_many(extra));
-        }
+        let operands = read_options(SPECS, words, |key, value| reading.take(key, &value))?;
+        no_more(operands.into_iter())?;
         let compressing = reading.check()?;
         reading.finish(compressing)
     }
@@ -241,9 +231,7 @@ impl Reading {
             Key::Progress => self.progress = true,
             Key::MaxRate => self.max_rate = Some(rate(&shown)?),
             Key::Recovery => self.recovery = true,
-            Key::StatusInterval => {
-                self.status_seconds = number(value, "-s/--status-interval", 0..=MAX_INTERVAL)?;
-            }
+            Key::StatusInterval => self.status_every = status_interval(value)?,
             Key::Slot => self.slot = Some(text(value)),
             Key::Target => self.target = Some(text(value)),
             Key::TablespaceMapping => self.mappings.add(value).map_err(Mistake::Plain)?,
@@ -272,13 +260,7 @@ impl Reading {
             Key::NoManifest => self.no_manifest = true,
             Key::ManifestForceEncode => self.manifest_force_encode = true,
             Key::ManifestChecksums => self.manifest_checksums = Some(text(value)),
-            Key::SyncMethod => {
-                self.sync_method = match value.as_bytes() {
-                    b"fsync" => SyncMethod::Fsync,
-                    b"syncfs" => SyncMethod::Syncfs,
-                    _ => return Err(Mistake::Plain(format!("unrecognized sync method: {shown}"))),
-                }
-            }
+            Key::SyncMethod => self.sync_method = sync_method(value)?,
         }
         Ok(())
     }
@@ -424,7 +406,6 @@ impl Reading {
             .then(|| Recovery { database: self.connection_string.as_deref().and_then(database_of) });
         let manifest =
             Manifest { force_encode: self.manifest_force_encode, checksums: self.manifest_checksums };
-        let seconds = u64::from(self.status_seconds.unsigned_abs());
         let request = Request {
             label: self.label,
             fast_checkpoint: self.fast_checkpoint,
@@ -437,7 +418,7 @@ impl Reading {
             server_compression,
             wal: self.wal,
             slot,
-            status_every: (seconds > 0).then(|| Duration::from_secs(seconds)),
+            status_every: self.status_every,
             recovery,
             sync: (!self.no_sync).then_some(self.sync_method),
             clean: !self.no_clean,

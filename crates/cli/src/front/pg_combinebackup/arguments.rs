@@ -8,8 +8,9 @@ use pgkeep_format::pg_manifest::ChecksumAlgorithm;
 use pgkeep_physical::base_backup::{SyncMethod, TablespaceMappings};
 use pgkeep_physical::combine::{CombineRequest, CopyMethod};
 
-use super::super::getopt::{OptionSpec, flag, parse, value};
-use super::super::program::Mistake;
+use crate::front::getopt::{OptionSpec, flag, value};
+use crate::front::program::{Mistake, read_options};
+use crate::front::values::sync_method;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Key {
@@ -49,9 +50,8 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn parse(words: &[OsString]) -> Result<Arguments, Mistake> {
-        let line = parse(SPECS, words);
         let mut request = CombineRequest {
-            inputs: line.operands.iter().map(PathBuf::from).collect(),
+            inputs: Vec::new(),
             output: PathBuf::new(),
             dry_run: false,
             debug: false,
@@ -63,25 +63,24 @@ impl Arguments {
             verify_inputs: true,
         };
         let (mut output, mut is_synced, mut method) = (None, true, SyncMethod::Fsync);
-        for (key, value) in &line.options {
+        let operands = read_options(SPECS, words, |key, value| {
             match key {
                 Key::Debug => request.debug = true,
                 Key::DryRun => request.dry_run = true,
                 Key::NoSync => is_synced = false,
                 Key::Output => output = Some(value.into()),
                 Key::TablespaceMapping => {
-                    request.tablespace_mappings.add(value).map_err(Mistake::Plain)?;
+                    request.tablespace_mappings.add(&value).map_err(Mistake::Plain)?;
                 }
-                Key::ManifestChecksums => request.manifest_checksums = algorithm(value)?,
+                Key::ManifestChecksums => request.manifest_checksums = algorithm(&value)?,
                 Key::NoManifest => request.manifest = false,
                 Key::NoVerifyInputs => request.verify_inputs = false,
-                Key::SyncMethod => method = sync_method(value)?,
-                Key::Method(method) => request.copy_method = *method,
+                Key::SyncMethod => method = sync_method(&value)?,
+                Key::Method(method) => request.copy_method = method,
             }
-        }
-        if let Some(mistake) = line.mistake {
-            return Err(Mistake::Getopt(mistake));
-        }
+            Ok(())
+        })?;
+        request.inputs = operands.into_iter().map(PathBuf::from).collect();
         if request.inputs.is_empty() {
             return Err(Mistake::TryHelp("no input directories specified".to_owned()));
         }
@@ -98,14 +97,6 @@ fn algorithm(value: &OsStr) -> Result<Option<ChecksumAlgorithm>, Mistake> {
     ChecksumAlgorithm::from_name(value.as_bytes()).map(Some).ok_or_else(|| {
         Mistake::Plain(format!("unrecognized checksum algorithm: \"{}\"", value.to_string_lossy()))
     })
-}
-
-fn sync_method(value: &OsStr) -> Result<SyncMethod, Mistake> {
-    match value.as_bytes() {
-        b"fsync" => Ok(SyncMethod::Fsync),
-        b"syncfs" => Ok(SyncMethod::Syncfs),
-        _ => Err(Mistake::Plain(format!("unrecognized sync method: {}", value.to_string_lossy()))),
-    }
 }
 
 #[cfg(test)]

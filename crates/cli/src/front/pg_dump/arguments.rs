@@ -12,12 +12,12 @@ use pgkeep_logical::restore::RestoreOptions;
 use pgkeep_wire::ConnInfo;
 
 use crate::front::compression::{self, CompressionChoice};
-use crate::front::getopt::{OptionSpec, flag, parse, value};
+use crate::front::getopt::{OptionSpec, flag, value};
 use crate::front::password::Prompt;
-use crate::front::program::Mistake;
+use crate::front::program::{Mistake, no_more, read_options};
 use crate::front::values::{
     Sections, check_if_exists, count, environment, filter_file, filter_pattern, not_allowed, number,
-    restrict_key, text, together, too_many,
+    restrict_key, text, together,
 };
 
 /// A command line, checked.
@@ -240,27 +240,18 @@ struct Reading {
 
 impl Arguments {
     pub(super) fn parse(words: &[OsString]) -> Result<Arguments, Mistake> {
-        let line = parse(SPECS, words);
         let mut reading = Reading {
             dump: DumpOptions::default(),
             restore: RestoreOptions::default(),
             raw: Raw { sync: true, ..Raw::default() },
         };
-        for (key, value) in line.options {
-            reading.take(key, &value)?;
-        }
-        if let Some(mistake) = line.mistake {
-            return Err(Mistake::Getopt(mistake));
-        }
-        let mut operands = line.operands.into_iter();
+        let mut operands = read_options(SPECS, words, |key, value| reading.take(key, &value))?.into_iter();
         if reading.raw.database.is_none()
             && let Some(database) = operands.next()
         {
             reading.raw.database = Some(text(&database));
         }
-        if let Some(extra) = operands.next() {
-            return Err(too_many(&extra));
-        }
+        no_more(operands)?;
         reading.check()?;
         reading.finish()
     }

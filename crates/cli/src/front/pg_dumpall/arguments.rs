@@ -8,11 +8,11 @@ use pgkeep_logical::dumpall::{ClusterDumpOptions, GlobalsOnly};
 use pgkeep_logical::filter::FilterAction;
 use pgkeep_wire::ConnInfo;
 
-use crate::front::getopt::{OptionSpec, flag, parse, value};
+use crate::front::getopt::{OptionSpec, flag, value};
 use crate::front::password::Prompt;
-use crate::front::program::Mistake;
+use crate::front::program::{Mistake, no_more, read_options};
 use crate::front::values::{
-    beneath_options, check_if_exists, filter_file, filter_pattern, not_allowed, restrict_key, text, too_many,
+    beneath_options, check_if_exists, filter_file, filter_pattern, not_allowed, restrict_key, text,
 };
 
 /// A command line, checked.
@@ -169,17 +169,9 @@ struct Reading {
 
 impl Arguments {
     pub(super) fn parse(words: &[OsString]) -> Result<Arguments, Mistake> {
-        let line = parse(SPECS, words);
         let mut reading = Reading::default();
-        for (key, value) in line.options {
-            reading.take(key, &value)?;
-        }
-        if let Some(mistake) = line.mistake {
-            return Err(Mistake::Getopt(mistake));
-        }
-        if let Some(extra) = line.operands.first() {
-            return Err(too_many(extra));
-        }
+        let operands = read_options(SPECS, words, |key, value| reading.take(key, &value))?;
+        no_more(operands.into_iter())?;
         reading.check()?;
         reading.finish()
     }

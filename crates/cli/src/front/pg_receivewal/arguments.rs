@@ -11,10 +11,10 @@ use pgkeep_tool::compress::Codec;
 use pgkeep_wire::ConnInfo;
 
 use crate::front::compression;
-use crate::front::getopt::{OptionSpec, flag, parse, value};
+use crate::front::getopt::{OptionSpec, flag, value};
 use crate::front::password::Prompt;
-use crate::front::program::Mistake;
-use crate::front::values::{number, server_connection, text, too_many};
+use crate::front::program::{Mistake, no_more, read_options};
+use crate::front::values::{STATUS_INTERVAL, server_connection, status_interval, text};
 
 /// A command line, checked.
 pub(super) struct Arguments {
@@ -74,9 +74,6 @@ const SPECS: &[OptionSpec<Key>] = &[
     flag("no-sync", 0, Key::NoSync),
 ];
 
-/// The longest interval that stock takes: as milliseconds it has to fit an `int`.
-const MAX_INTERVAL: i32 = i32::MAX / 1000;
-
 /// Options as they are read.
 #[allow(clippy::struct_excessive_bools, reason = "each is an option")]
 struct Reading {
@@ -85,7 +82,7 @@ struct Reading {
     connection: Vec<(String, String)>,
     end: Option<Lsn>,
     no_loop: bool,
-    status_seconds: i32,
+    status_every: Option<Duration>,
     slot: Option<String>,
     is_verbose: bool,
     prompt: Prompt,
@@ -99,14 +96,13 @@ struct Reading {
 
 impl Arguments {
     pub(super) fn parse(words: &[OsString]) -> Result<Arguments, Mistake> {
-        let line = parse(SPECS, words);
         let mut reading = Reading {
             directory: None,
             connection_string: None,
             connection: Vec::new(),
             end: None,
             no_loop: false,
-            status_seconds: 10,
+            status_every: STATUS_INTERVAL,
             slot: None,
             is_verbose: false,
             prompt: Prompt::default(),
@@ -117,15 +113,8 @@ impl Arguments {
             synchronous: false,
             no_sync: false,
         };
-        for (key, value) in line.options {
-            reading.take(key, &value)?;
-        }
-        if let Some(mistake) = line.mistake {
-            return Err(Mistake::Getopt(mistake));
-        }
-        if let Some(extra) = line.operands.first() {
-            return Err(too_many(extra));
-        }
+        let operands = read_options(SPECS, words, |key, value| reading.take(key, &value))?;
+        no_more(operands.into_iter())?;
         reading.check()?;
         reading.finish()
     }
@@ -140,9 +129,7 @@ impl Reading {
             Key::Host => self.connection.push(("host".to_owned(), text(value))),
             Key::NoLoop => self.no_loop = true,
             Key::Port => self.connection.push(("port".to_owned(), text(value))),
-            Key::StatusInterval => {
-                self.status_seconds = number(value, "-s/--status-interval", 0..=MAX_INTERVAL)?;
-            }
+            Key::StatusInterval => self.status_every = status_interval(value)?,
             Key::Slot => self.slot = Some(text(value)),
             Key::User => self.connection.push(("user".to_owned(), text(value))),
             Key::Verbose => self.is_verbose = true,
@@ -195,8 +182,7 @@ impl Reading {
                 codec,
                 is_durable: !self.no_sync,
                 is_synchronous: self.synchronous,
-                status_every: (self.status_seconds > 0)
-                    .then(|| Duration::from_secs(u64::from(self.status_seconds.unsigned_abs()))),
+                status_every: self.status_every,
                 reconnects: !self.no_loop,
                 is_verbose: self.is_verbose,
             }),

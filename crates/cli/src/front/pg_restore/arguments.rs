@@ -11,12 +11,12 @@ use pgkeep_logical::restore::{NameList, RestoreOptions};
 use pgkeep_tool::ToolError;
 use pgkeep_wire::ConnInfo;
 
-use crate::front::getopt::{OptionSpec, flag, parse, value};
+use crate::front::getopt::{OptionSpec, flag, value};
 use crate::front::password::Prompt;
-use crate::front::program::Mistake;
+use crate::front::program::{Mistake, no_more, read_options};
 use crate::front::values::{
     Sections, check_if_exists, check_restrict_key, count, environment, filter_file, not_allowed,
-    restrict_key, text as raw_value, together, too_many,
+    restrict_key, text as raw_value, together,
 };
 
 /// A command line, checked.
@@ -159,7 +159,6 @@ struct Raw {
 
 impl Arguments {
     pub(super) fn parse(words: &[OsString]) -> Result<Arguments, Mistake> {
-        let line = parse(SPECS, words);
         let mut raw = Raw::default();
         let mut arguments = Arguments {
             options: RestoreOptions { jobs: 1, ..RestoreOptions::default() },
@@ -171,17 +170,10 @@ impl Arguments {
             connection: None,
             prompt: Prompt::default(),
         };
-        for (key, value) in line.options {
-            arguments.take(&mut raw, key, value)?;
-        }
-        if let Some(mistake) = line.mistake {
-            return Err(Mistake::Getopt(mistake));
-        }
-        let mut operands = line.operands.into_iter();
+        let mut operands =
+            read_options(SPECS, words, |key, value| arguments.take(&mut raw, key, value))?.into_iter();
         arguments.input = operands.next().map(PathBuf::from);
-        if let Some(extra) = operands.next() {
-            return Err(too_many(&extra));
-        }
+        no_more(operands)?;
         arguments.check(&raw)?;
         arguments.finish(raw)
     }

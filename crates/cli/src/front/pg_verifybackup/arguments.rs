@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use pgkeep_physical::canonical_path;
 use pgkeep_physical::verify::{BackupFormat, VerifyRequest};
 
-use super::super::getopt::{OptionSpec, flag, parse, value};
-use super::super::program::Mistake;
-use super::super::values::{number, too_many};
+use crate::front::getopt::{OptionSpec, flag, value};
+use crate::front::program::{Mistake, no_more, read_options};
+use crate::front::values::number;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Key {
@@ -48,7 +48,6 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn parse(words: &[OsString]) -> Result<Arguments, Mistake> {
-        let line = parse(SPECS, words);
         let mut request = VerifyRequest {
             directory: PathBuf::new(),
             manifest_path: None,
@@ -61,33 +60,29 @@ impl Arguments {
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
         };
         let (mut progress, mut quiet) = (false, false);
-        for (key, value) in &line.options {
+        let operands = read_options(SPECS, words, |key, value| {
             match key {
                 Key::ExitOnError => request.exit_on_error = true,
-                Key::Format => request.format = Some(format(value)?),
+                Key::Format => request.format = Some(format(&value)?),
                 Key::Ignore => request.ignore.push(canonical_path(value.as_bytes())),
                 Key::Jobs => {
-                    let jobs = number(value, "-j/--jobs", 1..=1024)?;
+                    let jobs = number(&value, "-j/--jobs", 1..=1024)?;
                     request.jobs = usize::try_from(jobs).unwrap_or(1);
                 }
-                Key::ManifestPath => request.manifest_path = Some(plain(value)),
+                Key::ManifestPath => request.manifest_path = Some(plain(&value)),
                 Key::NoParseWal => request.parse_wal = false,
                 Key::Progress => progress = true,
                 Key::Quiet => quiet = true,
                 Key::SkipChecksums => request.skip_checksums = true,
-                Key::WalDirectory => request.wal_directory = Some(plain(value)),
+                Key::WalDirectory => request.wal_directory = Some(plain(&value)),
             }
-        }
-        if let Some(mistake) = line.mistake {
-            return Err(Mistake::Getopt(mistake));
-        }
-        let mut operands = line.operands.iter();
+            Ok(())
+        })?;
+        let mut operands = operands.into_iter();
         let directory =
             operands.next().ok_or_else(|| Mistake::TryHelp("no backup directory specified".to_owned()))?;
-        request.directory = plain(directory);
-        if let Some(extra) = operands.next() {
-            return Err(too_many(extra));
-        }
+        request.directory = plain(&directory);
+        no_more(operands)?;
         if progress && quiet {
             return Err(Mistake::Plain("cannot specify both -P/--progress and -q/--quiet".to_owned()));
         }
