@@ -9,6 +9,7 @@ mod canonical_path;
 pub mod checksum;
 pub mod combine;
 mod manifest_table;
+mod output_files;
 pub mod verify;
 pub mod wal_receive;
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pgkeep_format::pg_manifest::{
     ManifestChecksum, ManifestItem, ManifestReader, ManifestWalRange, PgManifestError,
 };
-use pgkeep_tool::{Result, ToolError, system_text};
+use pgkeep_tool::{Result, ToolError};
 
 use crate::checksum::ManifestDigest;
 
@@ -93,9 +93,7 @@ impl ManifestTable {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(not_opened(path, &error)),
         };
-        let failed = |error: &std::io::Error| {
-            ToolError::new(format!("could not read file \"{shown}\": {}", system_text(error)))
-        };
+        let failed = |error: &std::io::Error| ToolError::could_not("read file", shown, error);
         let mut table = ManifestTable::default();
         let take = &mut |item| table.take(item);
         let mut reader = ManifestReader::new(ManifestDigest::new());
@@ -155,7 +153,7 @@ impl ManifestTable {
 
 /// That a file cannot be opened, in stock's words.
 pub(crate) fn not_opened(path: &Path, error: &std::io::Error) -> ToolError {
-    ToolError::new(format!("could not open file \"{}\": {}", path.display(), system_text(error)))
+    ToolError::could_not("open file", path.display(), error)
 }
 
 /// Why a manifest is not taken.

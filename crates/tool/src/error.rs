@@ -52,6 +52,12 @@ impl ToolError {
         self
     }
 
+    /// What the system refused, as in `could not open file "x": No such file or directory`: `what` is `open file`, say.
+    #[must_use]
+    pub fn could_not(what: &str, name: impl fmt::Display, error: &std::io::Error) -> ToolError {
+        ToolError::new(format!("could not {what} \"{name}\": {}", system_text(error)))
+    }
+
     /// Where a script, list or archive goes cannot be written to.
     #[must_use]
     pub fn output(error: &std::io::Error) -> ToolError {

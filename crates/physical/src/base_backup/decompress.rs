@@ -90,9 +90,7 @@ fn decompress(
     compression: Compression,
     mut sink: Box<dyn ArchiveSink>,
 ) -> Result<()> {
-    let damaged = |error: io::Error| {
-        ToolError::new(format!("could not decompress data of \"{name}\": {}", system_text(&error)))
-    };
+    let damaged = |error: io::Error| ToolError::could_not("decompress data of", name, &error);
     let arriving = Arriving { pieces: arriving, piece: Vec::new(), taken: 0 };
     let mut plain =
         reader(BufReader::with_capacity(BUFFER, arriving), compression, Framing::File).map_err(damaged)?;

@@ -1,30 +1,14 @@
 //! Directories that a backup is written to: absent or empty before, and absent or empty again when it fails.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use pgkeep_tool::{Result, ToolError, system_text};
 
 use super::observer::Observer;
-
-/// Modes of what is written, by what the server's data directory has.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Modes {
-    pub(super) directory: u32,
-    pub(super) file: u32,
-}
-
-impl Modes {
-    pub(super) fn new(group_access: bool) -> Modes {
-        if group_access {
-            Modes { directory: 0o750, file: 0o640 }
-        } else {
-            Modes { directory: 0o700, file: 0o600 }
-        }
-    }
-}
+use crate::output_files::{Modes, empty_directory, make_directories};
 
 /// What a directory is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,11 +50,7 @@ impl Directories {
                 true
             }
             Err(error) => {
-                return Err(ToolError::new(format!(
-                    "could not access directory \"{}\": {}",
-                    path.display(),
-                    system_text(&error)
-                )));
+                return Err(ToolError::could_not("access directory", path.display(), &error));
             }
         };
         self.0.push((path.to_owned(), purpose, is_new));
@@ -93,7 +73,7 @@ impl Directories {
             }
             let contents = if is_new { "" } else { "contents of " };
             observer.tell(&format!("removing {contents}{name} \"{shown}\""));
-            let removed = if is_new { fs::remove_dir_all(&path) } else { empty(&path) };
+            let removed = if is_new { fs::remove_dir_all(&path) } else { empty_directory(&path) };
             if let Err(error) = removed {
                 observer.error(&format!(
                     "failed to remove {contents}{name} \"{shown}\": {}",
@@ -106,29 +86,8 @@ impl Directories {
 
 /// Makes a directory and those above it.
 pub(super) fn make(path: &Path, mode: u32) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        // The umask must not take away what the server's directory has.
-        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
-        .map_err(|error| {
-            ToolError::new(format!(
-                "could not create directory \"{}\": {}",
-                path.display(),
-                system_text(&error)
-            ))
-        })
-}
-
-fn empty(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
+    make_directories(path, mode)?;
+    // The umask must not take away what the server's directory has.
+    fs::set_permissions(path, Permissions::from_mode(mode))
+        .map_err(|error| ToolError::could_not("create directory", path.display(), &error))
 }

@@ -254,7 +254,7 @@ fn may_exist(path: &[u8]) -> bool {
 
 fn failed(what: &str, path: &Path, error: rustix::io::Errno) -> ToolError {
     let error = io::Error::from(error);
-    ToolError::new(format!("could not {what} \"{}\": {}", path.display(), system_text(&error)))
+    ToolError::could_not(what, path.display(), &error)
 }
 
 #[cfg(test)]

@@ -12,13 +12,13 @@ use pgkeep_tool::{Result, ToolError};
 use pgkeep_wire::{BaseBackup, BaseBackupEvent, WireError};
 
 use super::decompress::Decompressing;
-use super::directory::Modes;
 use super::extract::{DataDirectory, Extractor};
 use super::inject::{Injector, LateMember};
 use super::observer::{Observer, Progress};
 use super::sink::{ArchiveSink, CompressedOutput, Whole, not_written};
 use super::tablespaces::Places;
 use super::wal::{Signals, create_new};
+use crate::output_files::Modes;
 
 /// The manifest's name, and the one that it has until everything else is there.
 pub(super) const MANIFEST: &str = "backup_manifest";

@@ -1,6 +1,6 @@
 //! A base backup from its beginning to its end.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,10 +10,10 @@ use pgkeep_format::archive::Compression;
 use pgkeep_format::{Lsn, TimelineId, WalSegmentSize};
 use pgkeep_tool::compress::Codec;
 use pgkeep_tool::server_text::server_words;
-use pgkeep_tool::{Result, ToolError, system_text};
+use pgkeep_tool::{Result, ToolError};
 use pgkeep_wire::{BaseBackupOptions, CancelHandle, ConnInfo, Connection, TablespaceInfo, WireError};
 
-use super::directory::{Directories, Modes, Purpose};
+use super::directory::{Directories, Purpose};
 use super::observer::Observer;
 use super::receive::{MANIFEST, Output, Receiving, UNFINISHED_MANIFEST, tell_notices};
 use super::recovery;
@@ -21,6 +21,7 @@ use super::request::{Destination, Request, WalMethod};
 use super::sync::{sync_path, sync_tree};
 use super::tablespaces::{Places, places};
 use super::wal::{Signals, WalPlace, WalStart, WalStreaming};
+use crate::output_files::{Modes, rename_file};
 
 /// The oldest server that can be copied.
 const OLDEST_MAJOR: u32 = 13;
@@ -185,13 +186,8 @@ impl BaseBackup {
                 let Some(wal) = wal_directory else { return Ok(()) };
                 self.directories.prepare(wal, Purpose::Wal, modes)?;
                 let link = directory.join("pg_wal");
-                symlink(wal, &link).map_err(|error| {
-                    ToolError::new(format!(
-                        "could not create symbolic link \"{}\": {}",
-                        link.display(),
-                        system_text(&error)
-                    ))
-                })
+                symlink(wal, &link)
+                    .map_err(|error| ToolError::could_not("create symbolic link", link.display(), &error))
             }
             Destination::Tar { directory, .. } => self.directories.prepare(directory, Purpose::Data, modes),
             Destination::Stream { .. } | Destination::Server { .. } => Ok(()),
@@ -252,14 +248,7 @@ impl BaseBackup {
         if request.manifest.is_some() {
             observer.info(&format!("renaming {UNFINISHED_MANIFEST} to {MANIFEST}"));
             let (from, to) = (directory.join(UNFINISHED_MANIFEST), directory.join(MANIFEST));
-            fs::rename(&from, &to).map_err(|error| {
-                ToolError::new(format!(
-                    "could not rename file \"{}\" to \"{}\": {}",
-                    from.display(),
-                    to.display(),
-                    system_text(&error)
-                ))
-            })?;
+            rename_file(&from, &to)?;
             if request.sync.is_some() {
                 sync_path(directory)?;
             }
@@ -321,7 +310,7 @@ fn facts(connection: &mut Connection) -> Result<Server> {
 /// Sends the manifest of an earlier backup.
 fn upload(connection: &mut Connection, path: &Path) -> Result<()> {
     let unreadable = |what: &str, error: &std::io::Error| {
-        ToolError::new(format!("could not {what} file \"{}\": {}", path.display(), system_text(error)))
+        ToolError::could_not(&format!("{what} file"), path.display(), error)
     };
     let mut file = File::open(path).map_err(|error| unreadable("open", &error))?;
     let refused =

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use pgkeep_format::tar::END_OF_ARCHIVE;
 use pgkeep_tool::compress::ParallelCompressor;
-use pgkeep_tool::{Result, ToolError, system_text};
+use pgkeep_tool::{Result, ToolError};
 
 /// Takes an archive, piece by piece.
 pub(super) trait ArchiveSink: Send {
@@ -77,5 +77,5 @@ impl ArchiveSink for Whole {
 }
 
 pub(super) fn not_written(path: &Path, error: &io::Error) -> ToolError {
-    ToolError::new(format!("could not write to file \"{}\": {}", path.display(), system_text(error)))
+    ToolError::could_not("write to file", path.display(), error)
 }

@@ -84,5 +84,5 @@ pub(super) fn sync_path(path: &Path) -> Result<()> {
 }
 
 fn failed(what: &str, path: &Path, error: &io::Error) -> ToolError {
-    ToolError::new(format!("could not {what} \"{}\": {}", path.display(), system_text(error)))
+    ToolError::could_not(what, path.display(), error)
 }

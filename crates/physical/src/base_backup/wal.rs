@@ -10,11 +10,12 @@ use std::time::Duration;
 use pgkeep_format::{Lsn, TimelineId, WalSegmentSize};
 use pgkeep_tool::compress::Codec;
 use pgkeep_tool::server_text::server_words;
-use pgkeep_tool::{Reporter, Result, ToolError, system_text};
+use pgkeep_tool::{Reporter, Result, ToolError};
 use pgkeep_wire::{CancelHandle, ConnInfo, Connection, SessionMode, WireError};
 
-use super::directory::{Modes, make};
+use super::directory::make;
 use super::request::Slot;
+use crate::output_files::Modes;
 use crate::wal_receive::{DirectoryOptions, DirectorySink, StreamOptions, TarSink, WalSink, follow};
 
 /// What the threads of a backup tell each other.
@@ -179,13 +180,10 @@ impl WalStreaming {
         let output = BufWriter::with_capacity(256 << 10, file);
         let mut sink = TarSink::new(&path, output, codec, self.segment_size, self.modes.file)?;
         self.stream(&mut sink, signals)?;
-        sink.finish()?.into_inner().map(drop).map_err(|error| {
-            ToolError::new(format!(
-                "could not write to file \"{}\": {}",
-                path.display(),
-                system_text(error.error())
-            ))
-        })
+        sink.finish()?
+            .into_inner()
+            .map(drop)
+            .map_err(|error| ToolError::could_not("write to file", path.display(), error.error()))
     }
 
     fn stream(&mut self, sink: &mut impl WalSink<Error = ToolError>, signals: &Signals<'_>) -> Result<()> {
@@ -211,9 +209,12 @@ impl WalStreaming {
 
 /// A file that was not there.
 pub(super) fn create_new(path: &Path, mode: u32) -> Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(|error| {
-        ToolError::new(format!("could not create file \"{}\": {}", path.display(), system_text(&error)))
-    })
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .map_err(|error| ToolError::could_not("create file", path.display(), &error))
 }
 
 fn refused(command: &str, error: &WireError) -> ToolError {

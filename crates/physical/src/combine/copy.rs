@@ -134,11 +134,11 @@ pub(super) fn create(path: &Path, mode: u32) -> Result<File> {
 }
 
 pub(super) fn not_read(path: &Path, error: &io::Error) -> ToolError {
-    ToolError::new(format!("could not read file \"{}\": {}", path.display(), system_text(error)))
+    ToolError::could_not("read file", path.display(), error)
 }
 
 pub(super) fn not_written(path: &Path, error: &io::Error) -> ToolError {
-    ToolError::new(format!("could not write file \"{}\": {}", path.display(), system_text(error)))
+    ToolError::could_not("write file", path.display(), error)
 }
 
 fn read_pieces(input: &mut File, path: &Path, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<u64> {

@@ -31,7 +31,7 @@ use pgkeep_tool::{Reporter, Result, ToolError};
 
 use inputs::Inputs;
 use new_manifest::NewManifest;
-use output::{Modes, OutputDirectories};
+use output::{OutputDirectories, modes_of};
 use tree::Combination;
 
 use crate::base_backup::{SyncMethod, TablespaceMappings};
@@ -113,7 +113,7 @@ fn run(
 ) -> Result<CombineReport> {
     let staging = staging::unpack_archives(request, talk, output)?;
     let inputs = Inputs::open(request, &staging, talk)?;
-    let modes = Modes::of_input(inputs.last(), &staging)?;
+    let modes = modes_of(inputs.last(), &staging)?;
     let tablespaces = tablespaces::scan(inputs.last(), request, talk)?;
     output.create(&request.output, modes)?;
     for tablespace in tablespaces.iter().filter(|tablespace| !tablespace.is_in_place) {

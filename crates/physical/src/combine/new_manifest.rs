@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use pgkeep_format::pg_manifest::{ManifestChecksum, ManifestFile, ManifestWalRange, SyntheticManifest};
-use pgkeep_tool::{Result, ToolError, system_text};
+use pgkeep_tool::{Result, ToolError};
 
 use super::copy::{create, not_written};
-use super::output::Modes;
 use crate::checksum::ManifestDigest;
+use crate::output_files::Modes;
 
 /// Bytes that are written at once.
 const PIECE: usize = 128 << 10;
@@ -40,7 +40,7 @@ impl NewManifest {
     ) -> Result<()> {
         let metadata = full_path.metadata().map_err(|error| {
             let path = full_path.display();
-            ToolError::new(format!("could not stat file \"{path}\": {}", system_text(&error)))
+            ToolError::could_not("stat file", path, &error)
         })?;
         let entry = ManifestFile {
             path: path.to_vec(),

@@ -1,8 +1,7 @@
 //! The directories of the result: made or found empty, and emptied again when something fails.
 
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use pgkeep_tool::{Result, ToolError, system_text};
@@ -10,34 +9,17 @@ use pgkeep_tool::{Result, ToolError, system_text};
 use super::Talk;
 use super::inputs::{Input, Inputs};
 use super::staging::Staging;
+use crate::output_files::{Modes, empty_directory, make_directories};
 
-/// The modes of what is made: the group may read where it may read the newest backup.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Modes {
-    pub(super) directory: u32,
-    pub(super) file: u32,
-}
-
-impl Modes {
-    const OWNER: Modes = Modes { directory: 0o700, file: 0o600 };
-    const GROUP: Modes = Modes { directory: 0o750, file: 0o640 };
-
-    /// Those of a data directory with that mode.
-    pub(super) const fn of_mode(mode: u32) -> Modes {
-        if mode & 0o050 == 0o050 { Modes::GROUP } else { Modes::OWNER }
+/// The modes of the newest backup.
+pub(super) fn modes_of(input: &Input, staging: &Staging) -> Result<Modes> {
+    if input.unpacked.is_some() {
+        return Ok(staging.modes());
     }
-
-    /// Those of the newest backup.
-    pub(super) fn of_input(input: &Input, staging: &Staging) -> Result<Modes> {
-        if input.unpacked.is_some() {
-            return Ok(staging.modes());
-        }
-        let metadata = input.directory.metadata().map_err(|error| {
-            let path = input.directory.display();
-            ToolError::new(format!("could not stat file \"{path}\": {}", system_text(&error)))
-        })?;
-        Ok(Modes::of_mode(metadata.permissions().mode()))
-    }
+    let metadata = input.directory.metadata();
+    let metadata =
+        metadata.map_err(|error| ToolError::could_not("stat file", input.directory.display(), &error))?;
+    Ok(Modes::of_directory(metadata.permissions().mode()))
 }
 
 /// What was made, to be removed if need be.
@@ -83,7 +65,7 @@ impl<'a> OutputDirectories<'a> {
             None if self.dry_run => self.talk.debug(|| format!("would create directory \"{shown}\"")),
             None => {
                 self.talk.debug(|| format!("creating directory \"{shown}\""));
-                make_directories(path, modes)?;
+                make_directories(path, modes.directory)?;
                 self.made.push((path.to_owned(), true));
             }
         }
@@ -116,7 +98,7 @@ impl<'a> OutputDirectories<'a> {
             let shown = path.display();
             let what = if is_new { "" } else { "contents of " };
             self.talk.reporter.info(&format!("removing {what}output directory \"{shown}\""));
-            let removed = if is_new { std::fs::remove_dir_all(&path) } else { remove_contents(&path) };
+            let removed = if is_new { std::fs::remove_dir_all(&path) } else { empty_directory(&path) };
             if let Err(error) = removed {
                 let text = system_text(&error);
                 self.talk
@@ -127,28 +109,9 @@ impl<'a> OutputDirectories<'a> {
     }
 }
 
-/// Makes a directory and those above it.
-pub(super) fn make_directories(path: &Path, modes: Modes) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(modes.directory).create(path).map_err(|error| {
-        ToolError::new(format!("could not create directory \"{}\": {}", path.display(), system_text(&error)))
-    })
-}
-
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|error| {
         let path = path.display();
-        ToolError::new(format!("could not set permissions on directory \"{path}\": {}", system_text(&error)))
+        ToolError::could_not("set permissions on directory", path, &error)
     })
-}
-
-fn remove_contents(path: &Path) -> io::Result<()> {
-    for entry in path.read_dir()? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
-        } else {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }

@@ -19,12 +19,13 @@ use pgkeep_format::tar::{TarEntry, TarEntryKind, TarEvent, TarReader};
 use pgkeep_tool::{Result, ToolError, system_text};
 
 use super::copy::{PIECE, create, not_written};
-use super::output::{Modes, OutputDirectories, make_directories};
+use super::output::OutputDirectories;
 use super::tablespaces::oid_of;
 use super::{CombineRequest, Talk};
 use crate::backup_archive::{self, ArchiveContents, archive_of_name};
 use crate::canonical_path;
 use crate::manifest_table::not_opened;
+use crate::output_files::{Modes, make_directories};
 
 const DIRECTORY: &str = ".pgkeep-unpacked";
 /// What an older backup is asked for.
@@ -56,7 +57,7 @@ impl Staging {
     /// The modes that the newest input had, as its archives tell.
     pub(super) fn modes(&self) -> Modes {
         let is_group_readable = self.inputs.last_key_value().is_some_and(|(_, last)| last.is_group_readable);
-        Modes::of_mode(if is_group_readable { 0o750 } else { 0o700 })
+        Modes::new(is_group_readable)
     }
 
     /// Removes what was unpacked.
@@ -64,7 +65,7 @@ impl Staging {
         let Some(directory) = &self.directory else { return Ok(()) };
         std::fs::remove_dir_all(directory).map_err(|error| {
             let directory = directory.display();
-            ToolError::new(format!("could not remove directory \"{directory}\": {}", system_text(&error)))
+            ToolError::could_not("remove directory", directory, &error)
         })
     }
 }
@@ -89,10 +90,10 @@ pub(super) fn unpack_archives(
             ))
             .hint("Leave out -n/--dry-run, or unpack the archives."));
         }
-        let owner = Modes::of_mode(0o700);
+        let owner = Modes::new(false);
         output.create(&request.output, owner)?;
         let directory = request.output.join(DIRECTORY).join(number.to_string());
-        make_directories(&directory, owner)?;
+        make_directories(&directory, owner.directory)?;
         staging.directory = Some(request.output.join(DIRECTORY));
         talk.debug(|| format!("unpacking \"{shown}\" to \"{}\"", directory.display()));
         let mut unpacking = Unpacking {
@@ -264,7 +265,10 @@ impl Unpacking {
         if self.made.contains(path) {
             return Ok(());
         }
-        make_directories(&self.unpacked.directory.join(OsStr::from_bytes(path)), Modes::of_mode(0o700))?;
+        make_directories(
+            &self.unpacked.directory.join(OsStr::from_bytes(path)),
+            Modes::new(false).directory,
+        )?;
         self.made.insert(path.to_vec());
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pgkeep_tool::{Result, ToolError, system_text};
+use pgkeep_tool::{Result, ToolError};
 
 use super::Talk;
 use crate::base_backup::{SyncMethod, sync_tree};
@@ -25,7 +25,7 @@ fn linked_directories(output: &Path) -> Result<Vec<PathBuf>> {
     let directory = output.join("pg_tblspc");
     let failed = |error: io::Error| {
         let directory = directory.display();
-        ToolError::new(format!("could not open directory \"{directory}\": {}", system_text(&error)))
+        ToolError::could_not("open directory", directory, &error)
     };
     let mut found = Vec::new();
     for entry in directory.read_dir().map_err(failed)? {

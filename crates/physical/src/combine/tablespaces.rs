@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use pgkeep_tool::{Result, ToolError, system_text};
+use pgkeep_tool::{Result, ToolError};
 
 use super::inputs::Input;
 use super::{CombineRequest, Talk};
@@ -28,9 +28,8 @@ pub(super) fn scan(input: &Input, request: &CombineRequest, talk: Talk<'_>) -> R
     let directory = input.directory.join("pg_tblspc");
     let shown = directory.display();
     talk.debug(|| format!("scanning \"{shown}\""));
-    let names = crate::verify::sorted_entries(&directory).map_err(|error| {
-        ToolError::new(format!("could not open directory \"{shown}\": {}", system_text(&error)))
-    })?;
+    let names = crate::verify::sorted_entries(&directory)
+        .map_err(|error| ToolError::could_not("open directory", &shown, &error))?;
     let mut found: Vec<Tablespace> = Vec::new();
     for name in names {
         let path = directory.join(&name);
@@ -82,9 +81,8 @@ pub(super) fn oid_of(name: &OsStr) -> Option<u32> {
 
 fn link_target(path: &Path) -> Result<PathBuf> {
     let shown = path.display();
-    let target = path.read_link().map_err(|error| {
-        ToolError::new(format!("could not read symbolic link \"{shown}\": {}", system_text(&error)))
-    })?;
+    let target =
+        path.read_link().map_err(|error| ToolError::could_not("read symbolic link", &shown, &error))?;
     if !target.is_absolute() {
         return Err(ToolError::new(format!("target of symbolic link \"{shown}\" is relative")));
     }

@@ -16,9 +16,9 @@ use super::file_hashes::{FileHashes, find};
 use super::inputs::Inputs;
 use super::label;
 use super::new_manifest::NewManifest;
-use super::output::Modes;
 use super::tablespaces::{Tablespace, oid_of};
 use super::{CombineReport, CombineRequest, Talk};
+use crate::output_files::Modes;
 
 /// A combination while it is made.
 pub(super) struct Combination<'a> {
@@ -162,9 +162,8 @@ impl<'a> Combination<'a> {
 
     fn combine_directory(&mut self, place: &Place) -> Result<()> {
         let shown = place.source.display();
-        let names = crate::verify::sorted_entries(&place.source).map_err(|error| {
-            ToolError::new(format!("could not open directory \"{shown}\": {}", system_text(&error)))
-        })?;
+        let names = crate::verify::sorted_entries(&place.source)
+            .map_err(|error| ToolError::could_not("open directory", &shown, &error))?;
         for name in names {
             self.combine_entry(place, &name)?;
         }
@@ -176,9 +175,7 @@ impl<'a> Combination<'a> {
         let shown = path.display();
         let kind: FileType = path
             .symlink_metadata()
-            .map_err(|error| {
-                ToolError::new(format!("could not stat file \"{shown}\": {}", system_text(&error)))
-            })?
+            .map_err(|error| ToolError::could_not("stat file", &shown, &error))?
             .file_type();
         let is_tablespace = !place.in_tablespace && place.path == b"pg_tblspc/" && oid_of(name).is_some();
         if is_tablespace && (kind.is_symlink() || kind.is_dir()) {
@@ -295,8 +292,9 @@ impl<'a> Combination<'a> {
             return Ok(());
         }
         self.talk.debug(|| format!("creating directory \"{shown}\""));
-        DirBuilder::new().mode(self.modes.directory).create(path).map_err(|error| {
-            ToolError::new(format!("could not create directory \"{shown}\": {}", system_text(&error)))
-        })
+        DirBuilder::new()
+            .mode(self.modes.directory)
+            .create(path)
+            .map_err(|error| ToolError::could_not("create directory", &shown, &error))
     }
 }

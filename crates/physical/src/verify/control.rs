@@ -20,9 +20,9 @@ impl Check<'_> {
             ToolError::new(format!("could not open file \"{shown}\" for reading: {}", system_text(&error)))
         })?;
         let mut bytes = Vec::new();
-        file.take(CONTROL_FILE_SIZE as u64).read_to_end(&mut bytes).map_err(|error| {
-            ToolError::new(format!("could not read file \"{shown}\": {}", system_text(&error)))
-        })?;
+        file.take(CONTROL_FILE_SIZE as u64)
+            .read_to_end(&mut bytes)
+            .map_err(|error| ToolError::could_not("read file", &shown, &error))?;
         self.check_control_bytes(&bytes, &shown.to_string())
     }
 

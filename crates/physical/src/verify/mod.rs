@@ -19,7 +19,7 @@ mod wal_segment;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pgkeep_tool::{Reporter, Result, ToolError, system_text};
+use pgkeep_tool::{Reporter, Result, ToolError};
 
 use crate::manifest_table::{ManifestTable, not_opened};
 pub(crate) use control::control_error;
@@ -121,7 +121,7 @@ impl Check<'_> {
     fn run(&self) -> Result<()> {
         let entries = sorted_entries(&self.request.directory).map_err(|error| {
             let path = self.request.directory.display();
-            ToolError::new(format!("could not open directory \"{path}\": {}", system_text(&error)))
+            ToolError::could_not("open directory", path, &error)
         })?;
         match self.format()? {
             BackupFormat::Plain => {
@@ -159,7 +159,7 @@ impl Check<'_> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BackupFormat::Tar),
             Err(error) => {
                 let path = path.display();
-                Err(ToolError::new(format!("could not stat file \"{path}\": {}", system_text(&error))))
+                Err(ToolError::could_not("stat file", path, &error))
             }
         }
     }

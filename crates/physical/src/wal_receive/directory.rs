@@ -14,6 +14,7 @@ use pgkeep_tool::compress::{Codec, Compressor, Framing};
 use pgkeep_tool::{Reporter, Result, ToolError, system_text};
 
 use super::stream::WalSink;
+use crate::output_files::rename_file;
 
 /// What files that are not whole end with.
 pub const PARTIAL: &str = ".partial";
@@ -133,22 +134,16 @@ impl<'a> DirectorySink<'a> {
         if !self.options.is_durable {
             return Ok(());
         }
-        file.sync_all().map_err(|error| {
-            ToolError::new(format!("could not fsync file \"{}\": {}", path.display(), system_text(&error)))
-        })
+        file.sync_all().map_err(|error| ToolError::could_not("fsync file", path.display(), &error))
     }
 
     fn sync_directory(&self, directory: &Path) -> Result<()> {
         if !self.options.is_durable {
             return Ok(());
         }
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| {
-            ToolError::new(format!(
-                "could not fsync file \"{}\": {}",
-                directory.display(),
-                system_text(&error)
-            ))
-        })
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|error| ToolError::could_not("fsync file", directory.display(), &error))
     }
 
     /// Tells a server that the file is archived.
@@ -159,26 +154,14 @@ impl<'a> DirectorySink<'a> {
         let directory = self.directory.join("archive_status");
         let path = directory.join(format!("{name}.done"));
         let made = self.creating().truncate(true).open(&path);
-        let file = made.map_err(|error| {
-            ToolError::new(format!(
-                "could not create archive status file \"{}\": {}",
-                path.display(),
-                system_text(&error)
-            ))
-        })?;
+        let file =
+            made.map_err(|error| ToolError::could_not("create archive status file", path.display(), &error))?;
         self.sync_file(&file, &path)?;
         self.sync_directory(&directory)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        fs::rename(from, to).map_err(|error| {
-            ToolError::new(format!(
-                "could not rename file \"{}\" to \"{}\": {}",
-                from.display(),
-                to.display(),
-                system_text(&error)
-            ))
-        })?;
+        rename_file(from, to)?;
         self.sync_directory(&self.directory)
     }
 }
@@ -208,11 +191,7 @@ impl WalSink for DirectorySink<'_> {
         let file = written.map_err(|error| {
             // It is written anew the next time.
             drop(fs::remove_file(&staging));
-            ToolError::new(format!(
-                "could not write timeline history file \"{}\": {}",
-                path.display(),
-                system_text(&error)
-            ))
+            ToolError::could_not("write timeline history file", path.display(), &error)
         })?;
         self.sync_file(&file, &staging)?;
         self.rename(&staging, &path)?;
@@ -258,28 +237,21 @@ impl WalSink for DirectorySink<'_> {
 
     fn flush(&mut self, written: Lsn) -> Result<Lsn> {
         if let Some(open) = self.open.as_mut().filter(|_| self.options.is_durable) {
-            open.output.flush().and_then(|()| open.file.sync_data()).map_err(|error| {
-                ToolError::new(format!(
-                    "could not fsync file \"{}\": {}",
-                    open.path.display(),
-                    system_text(&error)
-                ))
-            })?;
+            open.output
+                .flush()
+                .and_then(|()| open.file.sync_data())
+                .map_err(|error| ToolError::could_not("fsync file", open.path.display(), &error))?;
         }
         Ok(written)
     }
 }
 
 fn not_open(path: &Path, error: &io::Error) -> ToolError {
-    ToolError::new(format!(
-        "could not open write-ahead log file \"{}\": {}",
-        path.display(),
-        system_text(error)
-    ))
+    ToolError::could_not("open write-ahead log file", path.display(), error)
 }
 
 fn not_closed(path: &Path, error: &io::Error) -> ToolError {
-    ToolError::new(format!("could not close file \"{}\": {}", path.display(), system_text(error)))
+    ToolError::could_not("close file", path.display(), error)
 }
 
 #[cfg(test)]

@@ -54,13 +54,7 @@ pub fn streaming_start(
     size: WalSegmentSize,
     reporter: &dyn Reporter,
 ) -> Result<Option<StreamingStart>> {
-    let unreadable = |error: io::Error| {
-        ToolError::new(format!(
-            "could not read directory \"{}\": {}",
-            directory.display(),
-            system_text(&error)
-        ))
-    };
+    let unreadable = |error: io::Error| ToolError::could_not("read directory", directory.display(), &error);
     let mut last: Option<Found> = None;
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
@@ -100,9 +94,8 @@ fn is_whole(
             }
         }
         Compression::Gzip => {
-            let mut file = File::open(path).map_err(|e| {
-                ToolError::new(format!("could not open compressed file \"{shown}\": {}", system_text(&e)))
-            })?;
+            let mut file =
+                File::open(path).map_err(|e| ToolError::could_not("open compressed file", &shown, &e))?;
             let mut length = [0; 4];
             // A file of less than four bytes is no gzip file; what it claims to hold cannot be right.
             let read = file.seek(SeekFrom::End(-4)).and_then(|_| file.read_exact(&mut length));

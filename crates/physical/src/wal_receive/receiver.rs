@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pgkeep_format::{Lsn, TimelineId};
 use pgkeep_tool::compress::Codec;
 use pgkeep_tool::server_text::server_words;
-use pgkeep_tool::{Reporter, Result, ToolError, system_text};
+use pgkeep_tool::{Reporter, Result, ToolError};
 use pgkeep_wire::{Connection, WireError};
 
 use super::directory::{DirectoryOptions, DirectorySink};
@@ -46,13 +46,9 @@ impl ReceiveRequest {
     /// # Errors
     /// When it is so.
     pub fn check_directory(&self) -> Result<()> {
-        std::fs::read_dir(&self.directory).map(drop).map_err(|error| {
-            ToolError::new(format!(
-                "could not open directory \"{}\": {}",
-                self.directory.display(),
-                system_text(&error)
-            ))
-        })
+        std::fs::read_dir(&self.directory)
+            .map(drop)
+            .map_err(|error| ToolError::could_not("open directory", self.directory.display(), &error))
     }
 }
 

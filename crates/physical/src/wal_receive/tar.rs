@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pgkeep_format::tar::{END_OF_ARCHIVE, TarEntry, TarEntryKind, padding_of};
 use pgkeep_format::{Lsn, TimelineId, WalFileName, WalSegmentName, WalSegmentSize};
 use pgkeep_tool::compress::{Codec, Compressor, Framing};
-use pgkeep_tool::{Result, ToolError, system_text};
+use pgkeep_tool::{Result, ToolError};
 
 use super::stream::WalSink;
 
@@ -151,7 +151,7 @@ impl<W: Write> WalSink for TarSink<W> {
 }
 
 fn not_written(path: &Path, error: &io::Error) -> ToolError {
-    ToolError::new(format!("could not write to file \"{}\": {}", path.display(), system_text(error)))
+    ToolError::could_not("write to file", path.display(), error)
 }
 
 #[cfg(test)]

@@ -51,9 +51,8 @@ fn act(mut arguments: Arguments, messages: &Messages) -> Result<u64, ToolError> 
     let mut archive = Archive::open(input, arguments.format)?;
     let options = &mut arguments.options;
     if let Some(list) = &arguments.use_list {
-        let text = std::fs::read(list).map_err(|error| {
-            ToolError::new(format!("could not open TOC file \"{}\": {}", list.display(), system_text(&error)))
-        })?;
+        let text = std::fs::read(list)
+            .map_err(|error| ToolError::could_not("open TOC file", list.display(), &error))?;
         restore::use_list(&mut archive.contents, options, &text, messages)?;
     }
     if arguments.list {

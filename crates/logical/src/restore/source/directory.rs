@@ -80,9 +80,8 @@ impl Directory {
             ))
             .hint("the archive is damaged or was tampered with: use another copy of it"));
         }
-        let (file, compression) = self.find(name).map_err(|error| {
-            ToolError::new(format!("could not open input file \"{shown}\": {}", system_text(&error)))
-        })?;
+        let (file, compression) =
+            self.find(name).map_err(|error| ToolError::could_not("open input file", &shown, &error))?;
         buffered_reader(file, compression, Framing::File)
             .map_err(|error| data_error(&error, &format!("file \"{shown}\"")))
     }

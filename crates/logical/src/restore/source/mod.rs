@@ -295,9 +295,7 @@ fn detect(start: &[u8]) -> Result<ArchiveFormat> {
 }
 
 fn open_file(path: &Path) -> Result<File> {
-    File::open(path).map_err(|error| {
-        ToolError::new(format!("could not open input file \"{}\": {}", path.display(), system_text(&error)))
-    })
+    File::open(path).map_err(|error| ToolError::could_not("open input file", path.display(), &error))
 }
 
 fn unreadable(error: &io::Error) -> ToolError {
