@@ -14,3 +14,4 @@ pub mod verify;
 pub mod wal_receive;
 
 pub use canonical_path::canonical_path;
+pub use manifest_table::CHANGED_BY_HAND;

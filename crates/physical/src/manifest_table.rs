@@ -151,6 +151,10 @@ impl ManifestTable {
     }
 }
 
+/// Files that may be more, less or other than a manifest says: people change them after a backup, and `pg_basebackup -R`
+/// writes them after the manifest (`bin/pg_verifybackup/pg_verifybackup.c`).
+pub const CHANGED_BY_HAND: [&[u8]; 3] = [b"postgresql.auto.conf", b"recovery.signal", b"standby.signal"];
+
 /// That a file cannot be opened, in stock's words.
 pub(crate) fn not_opened(path: &Path, error: &std::io::Error) -> ToolError {
     ToolError::could_not("open file", path.display(), error)

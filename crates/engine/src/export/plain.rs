@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::restore::destination::{self, Destination};
 use crate::restore::layout::Layout;
 use crate::restore::marker::sync_directory;
-use crate::restore::write::{cannot_write, give_away};
+use crate::restore::write::{cannot_write, create_file, give_away};
 
 /// Where the control file is written first.
 const NEW_CONTROL_FILE: &str = "global/pg_control.pgkeep-new";
@@ -108,37 +108,9 @@ impl PlainTarget {
     pub fn begin(&mut self, member: &Member) -> Result<()> {
         let is_control = member.path == CONTROL_FILE_PATH.as_bytes();
         let path = self.place(if is_control { NEW_CONTROL_FILE.as_bytes() } else { &member.path });
-        self.open = Some(self.create(path, member)?);
+        let file = create_file(&path, member.mode, member.size, self.owner())?;
+        self.open = Some(Open { file, path, offset: 0 });
         Ok(())
-    }
-
-    fn create(&self, path: PathBuf, member: &Member) -> Result<Open> {
-        let open = || {
-            OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(member.mode)
-                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-                .open(&path)
-        };
-        let opened = match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // A manifest from a stream may name a file before its directory.
-                let parent = path.parent().unwrap_or(Path::new("/"));
-                DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(parent)
-                    .map_err(|error| cannot_write(parent, &error))?;
-                open()
-            }
-            opened => opened,
-        };
-        let file = opened.map_err(|error| cannot_write(&path, &error))?;
-        // Zeros are not written, and stay holes.
-        file.set_len(member.size).map_err(|error| cannot_write(&path, &error))?;
-        give_away(&path, self.owner())?;
-        Ok(Open { file, path, offset: 0 })
     }
 
     /// Writes to the file that began last.

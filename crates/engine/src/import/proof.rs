@@ -9,11 +9,10 @@ use std::collections::HashMap;
 use pgkeep_format::pg_manifest::{ManifestChecksum, ManifestFile, PgManifest};
 use pgkeep_format::tar::{TarEntry, TarEntryKind};
 
-use crate::error::{Error, ErrorKind, Result};
+use pgkeep_physical::CHANGED_BY_HAND;
 use pgkeep_physical::checksum::Hasher;
 
-/// Files that may be more, less or different.
-const LOOSE: [&[u8]; 3] = [b"postgresql.auto.conf", b"recovery.signal", b"standby.signal"];
+use crate::error::{Error, ErrorKind, Result};
 
 /// What the manifest says of a file.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ impl Proof {
         let Some(listed) = &mut self.listed else {
             return if self.seen.insert(path.clone()) { Ok(()) } else { Err(twice(path)) };
         };
-        if LOOSE.contains(&path.as_slice()) {
+        if CHANGED_BY_HAND.contains(&path.as_slice()) {
             return if self.seen.insert(path.clone()) { Ok(()) } else { Err(twice(path)) };
         }
         let Some(file) = listed.get_mut(path) else {
@@ -111,7 +110,7 @@ impl Proof {
             .listed
             .iter()
             .flatten()
-            .filter(|(path, file)| !file.seen && !LOOSE.contains(&path.as_slice()));
+            .filter(|(path, file)| !file.seen && !CHANGED_BY_HAND.contains(&path.as_slice()));
         match missing.map(|(path, _)| path).min() {
             Some(path) => Err(disagrees(path, "it is missing")),
             None => Ok(()),

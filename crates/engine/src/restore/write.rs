@@ -227,15 +227,21 @@ fn hand_out(plan: &RestorePlan, shared: &Shared<'_>, tasks: Sender<Task>) -> Res
     Ok(control_file)
 }
 
-/// Creates a file at its final length.
+/// Creates the file of an entry.
 fn create(plan: &RestorePlan, entry: &FileEntry, path: PathBuf) -> Result<TargetFile> {
+    create_file(&path, entry.meta.mode & 0o7777, entry.meta.size, plan.destination.owner)?;
+    Ok(target_file(entry, path))
+}
+
+/// Creates a file at its final length, so that what is not written stays holes. A link in its place is never followed.
+pub fn create_file(path: &Path, mode: u32, length: u64, owner: Owner) -> Result<File> {
     let open = || {
         OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(entry.meta.mode & 0o7777)
+            .mode(mode)
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&path)
+            .open(path)
     };
     let file = match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -250,12 +256,12 @@ fn create(plan: &RestorePlan, entry: &FileEntry, path: PathBuf) -> Result<Target
         }
         opened => opened,
     };
-    let file = file.map_err(|error| cannot_write(&path, &error))?;
-    if entry.meta.size > 0 {
-        file.set_len(entry.meta.size).map_err(|error| cannot_write(&path, &error))?;
+    let file = file.map_err(|error| cannot_write(path, &error))?;
+    if length > 0 {
+        file.set_len(length).map_err(|error| cannot_write(path, &error))?;
     }
-    give_away(&path, plan.destination.owner)?;
-    Ok(target_file(entry, path))
+    give_away(path, owner)?;
+    Ok(file)
 }
 
 /// What an entry of a manifest is written to.

@@ -15,13 +15,11 @@ use super::file_hashes::{FileHashes, find};
 use super::label::{self, ChainLink};
 use super::staging::{Staging, Unpacked};
 use super::{CombineRequest, Talk};
-use crate::manifest_table::{ManifestTable, TableFile};
+use crate::manifest_table::{CHANGED_BY_HAND, ManifestTable, TableFile};
 use crate::verify::control_error;
 
 /// Longer labels are refused.
 const MAX_LABEL: u64 = 10_000 + 1024;
-/// Files that people change after a backup; `pg_verifybackup` passes over them, too.
-const CHANGED_BY_HAND: [&[u8]; 3] = [b"postgresql.auto.conf", b"recovery.signal", b"standby.signal"];
 
 /// A backup.
 pub(super) struct Input {

@@ -2,16 +2,17 @@
 
 use std::sync::Mutex;
 
-/// What every server leaves out of its manifest, or people change after a backup.
-const ALWAYS: [&[u8]; 5] =
-    [b"backup_manifest", b"pg_wal", b"postgresql.auto.conf", b"recovery.signal", b"standby.signal"];
+use crate::manifest_table::CHANGED_BY_HAND;
+
+/// What every server leaves out of its manifest.
+const NEVER_LISTED: [&[u8]; 2] = [b"backup_manifest", b"pg_wal"];
 
 /// The paths, with everything beneath them.
 pub(super) struct Ignored(Mutex<Vec<Vec<u8>>>);
 
 impl Ignored {
     pub(super) fn new(more: &[Vec<u8>]) -> Ignored {
-        let always = ALWAYS.iter().map(|path| path.to_vec());
+        let always = NEVER_LISTED.iter().chain(&CHANGED_BY_HAND).map(|path| path.to_vec());
         Ignored(Mutex::new(always.chain(more.iter().cloned()).collect()))
     }
 

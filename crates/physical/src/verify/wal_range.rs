@@ -26,42 +26,31 @@ impl Check<'_> {
     /// Checks the ranges of the manifest with segments from a directory.
     pub(super) fn check_wal_directory(&self, directory: &Path) -> Result<()> {
         for range in &self.table.wal_ranges {
-            let checked = any_header(directory).and_then(|header| {
-                self.check_system_identifier(header.system_identifier)?;
-                let size = header.segment_size;
-                let mut walk = RangeWalk::new(range, size);
-                let share = usize::try_from(MEMORY / size.bytes()).unwrap_or(usize::MAX);
-                let width = self.request.jobs.min(share).max(1);
-                let mut rest = segments_of(range, size);
-                loop {
-                    let names: Vec<WalSegmentName> = rest.by_ref().take(width).collect();
-                    if names.is_empty() {
-                        return Ok(());
-                    }
-                    let read = |name: &WalSegmentName| read_segment(directory, *name, size);
-                    let facts: Vec<Facts> = std::thread::scope(|scope| {
-                        let threads: Vec<_> =
-                            names.iter().map(|name| scope.spawn(move || read(name))).collect();
-                        threads
-                            .into_iter()
-                            .map(|thread| {
-                                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                            })
-                            .collect()
-                    });
-                    for (name, facts) in names.iter().zip(facts) {
-                        self.check_system_identifier(
-                            facts
-                                .as_ref()
-                                .map_or_else(|_| header.system_identifier, |facts| facts.system_identifier),
-                        )?;
-                        walk.step(*name, &facts?)?;
-                    }
-                }
-            });
-            self.report_range(range, checked)?;
+            self.report_range(range, self.check_range(range, directory))?;
         }
         Ok(())
+    }
+
+    /// Reads the segments of a range, several at a time, and joins them.
+    fn check_range(&self, range: &ManifestWalRange, directory: &Path) -> std::result::Result<(), String> {
+        let header = any_header(directory)?;
+        self.check_system_identifier(header.system_identifier)?;
+        let size = header.segment_size;
+        let mut walk = RangeWalk::new(range, size);
+        let share = usize::try_from(MEMORY / size.bytes()).unwrap_or(usize::MAX);
+        let width = self.request.jobs.min(share).max(1);
+        let mut rest = segments_of(range, size);
+        loop {
+            let names: Vec<WalSegmentName> = rest.by_ref().take(width).collect();
+            if names.is_empty() {
+                return Ok(());
+            }
+            for (name, facts) in names.iter().zip(read_segments(directory, &names, size)) {
+                let facts = facts?;
+                self.check_system_identifier(facts.system_identifier)?;
+                walk.step(*name, &facts)?;
+            }
+        }
     }
 
     /// That WAL is of the cluster of the manifest, where that says which it is.
@@ -87,6 +76,18 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// The facts about some segments, read at the same time.
+fn read_segments(directory: &Path, names: &[WalSegmentName], size: WalSegmentSize) -> Vec<Facts> {
+    let read = |name: &WalSegmentName| read_segment(directory, *name, size);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || read(name))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Facts>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    })
 }
 
 /// The segments that hold a range.

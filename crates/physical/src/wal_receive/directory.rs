@@ -9,10 +9,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use pgkeep_format::archive::Compression;
-use pgkeep_format::{Lsn, TimelineId, WalFileName, WalSegmentName, WalSegmentSize};
+use pgkeep_format::{Lsn, TimelineId, WalSegmentName, WalSegmentSize};
 use pgkeep_tool::compress::{Codec, Compressor, Framing};
 use pgkeep_tool::{Reporter, Result, ToolError, system_text};
 
+use super::history_name::{checked_history_name, history_name};
 use super::stream::WalSink;
 use crate::output_files::rename_file;
 
@@ -170,17 +171,11 @@ impl WalSink for DirectorySink<'_> {
     type Error = ToolError;
 
     fn has_history(&mut self, timeline: TimelineId) -> Result<bool> {
-        let name = WalFileName::TimelineHistory(timeline).file_name(self.options.segment_size);
-        Ok(self.directory.join(name).exists())
+        Ok(self.directory.join(history_name(timeline, self.options.segment_size)).exists())
     }
 
     fn put_history(&mut self, timeline: TimelineId, file_name: &str, content: &[u8]) -> Result<()> {
-        let name = WalFileName::TimelineHistory(timeline).file_name(self.options.segment_size);
-        if file_name != name {
-            return Err(ToolError::new(format!(
-                "server reported unexpected history file name for timeline {timeline}: {file_name}"
-            )));
-        }
+        let name = checked_history_name(timeline, self.options.segment_size, file_name)?;
         let path = self.directory.join(&name);
         let staging = self.directory.join(format!("{name}.tmp"));
         let written = self

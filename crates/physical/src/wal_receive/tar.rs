@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pgkeep_format::tar::{END_OF_ARCHIVE, TarEntry, TarEntryKind, padding_of};
-use pgkeep_format::{Lsn, TimelineId, WalFileName, WalSegmentName, WalSegmentSize};
+use pgkeep_format::{Lsn, TimelineId, WalSegmentName, WalSegmentSize};
 use pgkeep_tool::compress::{Codec, Compressor, Framing};
 use pgkeep_tool::{Result, ToolError};
 
+use super::history_name::checked_history_name;
 use super::stream::WalSink;
 
 /// An archive that takes WAL. It is whole after [`TarSink::finish`] only.
@@ -108,12 +109,7 @@ impl<W: Write> WalSink for TarSink<W> {
     }
 
     fn put_history(&mut self, timeline: TimelineId, file_name: &str, content: &[u8]) -> Result<()> {
-        let name = WalFileName::TimelineHistory(timeline).file_name(self.segment_size);
-        if file_name != name {
-            return Err(ToolError::new(format!(
-                "server reported unexpected history file name for timeline {timeline}: {file_name}"
-            )));
-        }
+        let name = checked_history_name(timeline, self.segment_size, file_name)?;
         self.put_file(&name, content)?;
         self.histories.push(timeline);
         self.mark_done(&name)

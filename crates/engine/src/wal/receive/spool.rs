@@ -9,12 +9,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use pgkeep_format::{WalSegmentName, WalSegmentSize};
+use pgkeep_format::{WalFileName, WalSegmentName, WalSegmentSize};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{Error, ErrorKind, Result};
-
-const PARTIAL: &str = ".partial";
 
 /// The spool of one cluster of a stanza.
 #[derive(Debug)]
@@ -59,14 +57,14 @@ impl ReceiveSpool {
             let entry = entry.map_err(unreadable)?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            if let Some(segment) = WalSegmentName::parse(name, self.size) {
-                contents.whole.push(segment);
-            } else if let Some(segment) =
-                name.strip_suffix(PARTIAL).and_then(|name| WalSegmentName::parse(name, self.size))
-            {
-                // Renamed between the two looks: it is whole, and found the next time.
-                let Ok(metadata) = entry.metadata() else { continue };
-                contents.partial.push((segment, metadata.len()));
+            match WalFileName::parse(name, self.size) {
+                Some(WalFileName::Segment(segment)) => contents.whole.push(segment),
+                Some(WalFileName::Partial(segment)) => {
+                    // Renamed between the two looks: it is whole, and found the next time.
+                    let Ok(metadata) = entry.metadata() else { continue };
+                    contents.partial.push((segment, metadata.len()));
+                }
+                _ => {}
             }
         }
         contents.whole.sort();
@@ -79,7 +77,7 @@ impl ReceiveSpool {
     }
 
     fn partial_path(&self, segment: WalSegmentName) -> PathBuf {
-        self.folder.join(format!("{}{PARTIAL}", segment.file_name(self.size)))
+        self.folder.join(WalFileName::Partial(segment).file_name(self.size))
     }
 
     /// The bytes of a whole segment.
