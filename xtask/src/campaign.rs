@@ -7,7 +7,7 @@ use std::process::Command;
 
 use pgkeep_testkit::project_root;
 
-use crate::{Failure, servers};
+use crate::{Failure, servers, tap};
 
 /// How long, and which way.
 #[derive(Debug, clap::Args)]
@@ -23,13 +23,8 @@ pub(crate) struct Options {
 /// Runs the rounds; the first lost commit ends them.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     servers::ensure()?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(&cargo);
-    build.args(["build", "--quiet", "--package", "pgkeep"]).current_dir(project_root());
-    if !build.status()?.success() {
-        return Err("`cargo build -p pgkeep` failed".into());
-    }
-    let mut command = Command::new(cargo);
+    tap::build()?;
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["test", "--quiet", "--package", "pgkeep-engine", "--test", "wal_receive_kills"]);
     command.args(["--", "--nocapture"]).current_dir(project_root());
     command.env("PGKEEP_RECEIVE_ROUNDS", options.rounds.to_string());

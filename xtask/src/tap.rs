@@ -144,7 +144,8 @@ fn run_all(
     done.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-fn build() -> Result<(), Failure> {
+/// Builds the program, unless `PGKEEP_BINARY` names another one.
+pub(crate) fn build() -> Result<(), Failure> {
     if std::env::var_os("PGKEEP_BINARY").is_some() {
         return Ok(());
     }

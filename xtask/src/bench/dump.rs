@@ -5,8 +5,6 @@
 
 use std::path::PathBuf;
 
-use pgkeep_testkit::installation;
-
 use super::dump_data::Database;
 use super::measure::{Measured, folder_bytes, measure};
 use super::peer::Workbench;
@@ -154,13 +152,8 @@ fn definitions(bench: &Workbench<'_>, tool: Tool) -> Result<Measured, Failure> {
 
 fn command(bench: &Workbench<'_>, tool: Tool, program: &str, arguments: &[&str]) -> std::process::Command {
     match tool {
-        // Of the test installations only 17's has zstd and lz4; it serves older servers too.
-        Tool::Stock => {
-            bench.command(&installation(bench.cluster.major().max(17)).program(program), arguments)
-        }
-        Tool::Pgkeep | Tool::PgkeepParallel | Tool::PgkeepLoad => {
-            bench.command(&bench.pgkeep, &[&[program][..], arguments].concat())
-        }
+        Tool::Stock => bench.stock(program, arguments),
+        Tool::Pgkeep | Tool::PgkeepParallel | Tool::PgkeepLoad => bench.drop_in(program, arguments),
     }
 }
 

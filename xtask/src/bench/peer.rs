@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pgkeep_testkit::{Cluster, ServerUser, run_as_server_user};
+use pgkeep_testkit::{Cluster, ServerUser, installation, run_as_server_user};
 
 use super::measure::{Measured, folder_bytes, measure};
 use crate::Failure;
@@ -253,6 +253,17 @@ impl Workbench<'_> {
         command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC");
         run_as_server_user(&mut command);
         command
+    }
+
+    /// A stock program of the server's version. Of the test installations only 17's has zstd and lz4; it serves older servers
+    /// too.
+    pub(super) fn stock(&self, program: &str, arguments: &[&str]) -> Command {
+        self.command(&installation(self.cluster.major().max(17)).program(program), arguments)
+    }
+
+    /// pgkeep as that program.
+    pub(super) fn drop_in(&self, program: &str, arguments: &[&str]) -> Command {
+        self.command(&self.pgkeep, &[&[program][..], arguments].concat())
     }
 
     pub(super) fn pgbackrest(&self, arguments: &[&str]) -> Command {

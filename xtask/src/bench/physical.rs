@@ -218,11 +218,8 @@ fn make_backup(bench: &Workbench<'_>, name: &str, arguments: &[&str]) -> Result<
 
 fn command(bench: &Workbench<'_>, tool: Tool, program: &str, arguments: &[&str]) -> Command {
     match tool {
-        // Of the test installations only 17's has zstd and lz4; it serves older servers too.
-        Tool::Stock => {
-            bench.command(&installation(bench.cluster.major().max(17)).program(program), arguments)
-        }
-        Tool::Pgkeep => bench.command(&bench.pgkeep, &[&[program][..], arguments].concat()),
+        Tool::Stock => bench.stock(program, arguments),
+        Tool::Pgkeep => bench.drop_in(program, arguments),
     }
 }
 

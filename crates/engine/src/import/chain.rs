@@ -5,11 +5,12 @@
 //! file of every backup was compared with its manifest before.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use pgkeep_format::incremental_file::{INCREMENTAL_PREFIX, IncrementalEvent, IncrementalReader};
+use pgkeep_format::incremental_file::INCREMENTAL_PREFIX;
+use pgkeep_physical::combine::incremental_header::{HeaderError, read_header};
 use pgkeep_physical::combine::source_plan::{Layer, SourcePlan};
 
 use super::directory::{DirectorySource, cannot_read};
@@ -83,26 +84,13 @@ impl Chain {
     fn open_incremental(&self, path: &Path) -> Result<(OpenLayer, Layer)> {
         let mut file = File::open(path).map_err(|error| cannot_read(path, &error))?;
         let length = file.metadata().map_err(|error| cannot_read(path, &error))?.len();
-        let mut reader = IncrementalReader::new(length, self.block_size, self.segment_blocks);
-        let mut buffer = vec![0; 16 << 10];
-        loop {
-            let count = match file.read(&mut buffer) {
-                Ok(0) => return Err(not_a_part(path, "it ends within its header")),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(cannot_read(path, &error)),
-            };
-            let mut piece = &buffer[..count];
-            while let Some(event) =
-                reader.next(&mut piece).map_err(|error| not_a_part(path, &error.to_string()))?
-            {
-                if let IncrementalEvent::Header(header) = event {
-                    let begin = header.encode(self.block_size).len() as u64;
-                    let layer = OpenLayer { path: path.to_owned(), file, begin };
-                    return Ok((layer, Layer::Incremental(header)));
-                }
-            }
-        }
+        let header = read_header(&mut file, length, self.block_size, self.segment_blocks);
+        let (header, begin) = header.map_err(|error| match error {
+            HeaderError::Io(error) => cannot_read(path, &error),
+            HeaderError::Malformed(error) => not_a_part(path, &error.to_string()),
+            HeaderError::Short => not_a_part(path, "it ends within its header"),
+        })?;
+        Ok((OpenLayer { path: path.to_owned(), file, begin }, Layer::Incremental(header)))
     }
 }
 

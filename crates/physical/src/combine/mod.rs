@@ -13,6 +13,7 @@
 
 mod copy;
 mod file_hashes;
+pub mod incremental_header;
 mod inputs;
 mod label;
 mod new_manifest;

@@ -4,14 +4,12 @@
 //! file that has a say is compared with its backup's manifest, and the blocks are copied.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use pgkeep_format::incremental_file::{
-    INCREMENTAL_PREFIX, IncrementalEvent, IncrementalFileError, IncrementalReader,
-};
+use pgkeep_format::incremental_file::{INCREMENTAL_PREFIX, IncrementalFileError};
 use pgkeep_format::pg_manifest::ManifestChecksum;
 use pgkeep_tool::{Result, ToolError, system_text};
 
@@ -19,6 +17,7 @@ use super::copy::{
     CopyMethod, PIECE, copy_range, create, hash_file, not_read, not_written, open, range_error,
 };
 use super::file_hashes::{FileHashes, find};
+use super::incremental_header::{HeaderError, read_header};
 use super::source_plan::{Layer, Run, SourcePlan};
 use super::tree::{Combination, Target};
 
@@ -103,26 +102,15 @@ impl Combination<'_> {
     ) -> Result<(OpenLayer, Layer)> {
         let mut file = open(path)?;
         let length = file.metadata().map_err(|error| not_read(path, &error))?.len();
-        let mut reader = IncrementalReader::new(length, self.inputs.block_size, self.inputs.segment_blocks);
-        let mut buffer = vec![0; 16 << 10];
-        let header = 'header: loop {
-            let read = match file.read(&mut buffer) {
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(not_read(path, &error)),
-            };
-            let mut piece = buffer.get(..read).unwrap_or_default();
-            while let Some(event) = reader.next(&mut piece).map_err(|error| not_incremental(path, error))? {
-                if let IncrementalEvent::Header(header) = event {
-                    break 'header header;
-                }
-            }
-            if read == 0 {
+        let header = read_header(&mut file, length, self.inputs.block_size, self.inputs.segment_blocks);
+        let (header, begin) = header.map_err(|error| match error {
+            HeaderError::Io(error) => not_read(path, &error),
+            HeaderError::Malformed(error) => not_incremental(path, error),
+            HeaderError::Short => {
                 let path = path.display();
-                return Err(ToolError::new(format!("could not read file \"{path}\": it ends too early")));
+                ToolError::new(format!("could not read file \"{path}\": it ends too early"))
             }
-        };
-        let begin = header.encode(self.inputs.block_size).len() as u64;
+        })?;
         let (path, manifest_path) = (path.to_owned(), manifest_path.to_vec());
         Ok((OpenLayer { input, path, manifest_path, file, length, begin }, Layer::Incremental(header)))
     }
